@@ -1,0 +1,89 @@
+# `make demo` and `make test`: either, alone, takes a fresh machine (Python 3.10-3.12, g++, git) all the way.
+# Each stage of the set-up leaves a stamp in .venv/.done, so a broken-off run goes on with the stage it was in.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test setup slow lint format clean
+
+in_range := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c '$(in_range)' 2>/dev/null && { command -v $$p; break; }; done)
+
+VENV := .venv
+BIN  := $(VENV)/bin
+DONE := $(VENV)/.done
+LOG  := $(VENV)/log
+PIP  := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements.txt
+
+# Compiling one of mmcv's files takes up to 2 GB of memory: no more jobs at a time than fit.
+export MAX_JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 / 2000000); \
+	print (n < 1 ? 1 : n < cores ? n : cores)}' /proc/meminfo)
+
+# The first thing that is wrong with this machine, as one line; nothing where all is well.
+define machine_problem
+$(shell \
+	if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(in_range)' 2>/dev/null; then \
+		echo "needs Python 3.10, 3.11 or 3.12, found $(or $(shell $(or $(PYTHON),python3) --version 2>&1 | head -1),none): install one or name it, make PYTHON=/path/to/python3.11"; \
+	elif ! command -v g++ >/dev/null; then \
+		echo "needs the C++ compiler g++, found none on PATH: apt-get install g++"; \
+	elif ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$(PYTHON) has no venv module: apt-get install python3-venv"; \
+	elif ! $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null; then \
+		echo "$(PYTHON) has no C headers (Python.h): apt-get install python3-dev"; \
+	fi)
+endef
+
+demo: setup
+	@$(BIN)/python tools/demo.py
+
+test: setup
+	@echo "== tests (about 10 minutes on 2 cores)"
+	@$(BIN)/python -m pytest -m "not slow"
+
+slow: setup
+	@$(BIN)/python -m pytest -m slow
+
+setup: $(DONE)/project
+
+$(DONE)/venv:
+	@$(if $(machine_problem),$(error $(machine_problem)))
+	@echo "== set-up 1/5: virtual environment in $(VENV) (about 10 seconds)"
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(DONE) $(LOG)
+	@$(PIP) --upgrade pip setuptools wheel ninja packaging
+	@touch $@
+
+$(DONE)/torch: requirements.txt | $(DONE)/venv
+	@echo "== set-up 2/5: torch and torchvision (download about 2.5 GB; 1 minute on a fast line)"
+	@$(PIP) torch torchvision
+	@touch $@
+
+$(DONE)/mmcv: requirements.txt | $(DONE)/torch
+	@echo "== set-up 3/5: mmcv (78 C++ files, about 11 minutes on 2 cores the first time; later from pip's cache; log: $(LOG)/mmcv.log)"
+	@MMCV_WITH_OPS=1 $(BIN)/python -m pip install -v --disable-pip-version-check --constraint requirements.txt --no-build-isolation onedl-mmcv 2>&1 | tee $(LOG)/mmcv.log \
+		| sed -un 's/^ *\[\([0-9]*\)\/\([0-9]*\)\].*/\1 \2/p' \
+		| awk '{now = systime(); if (!start) start = now; \
+			printf "\r   compiled %d of %d, about %d min left   ", $$1, $$2, (now - start) / $$1 * ($$2 - $$1) / 60; fflush()} \
+			END {if (NR) print ""}' \
+		|| { tail -n 20 $(LOG)/mmcv.log; exit 1; }
+	@touch $@
+
+$(DONE)/stack: requirements.txt | $(DONE)/mmcv
+	@echo "== set-up 4/5: mmdet, mmseg, timm, test tools (about 1 minute)"
+	@$(PIP) --requirement requirements.txt
+	@touch $@
+
+$(DONE)/project: setup.py setup.cfg $(shell find ops_dcnv3/csrc -type f) | $(DONE)/stack
+	@echo "== set-up 5/5: this project, compiling ops_dcnv3 (about 1 minute)"
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:
+	rm -rf build *.egg-info ops_dcnv3/*.so

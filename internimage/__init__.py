@@ -1,0 +1,13 @@
+"""InternImage detection and segmentation on OpenMMLab.
+
+Importing this package registers its models, data sets and optimizer constructor; a config asks for that with
+``custom_imports = dict(imports=['internimage'])``.
+"""
+
+import sys
+
+__version__ = '0.1.0'
+
+# `python -m internimage` reports on an environment in which the imports below may be what fails.
+if sys.argv[:1] != ['-m']:
+    from . import datasets, engine, models  # noqa: F401

@@ -1,0 +1,14 @@
+"""Deformable operators for PyTorch: compiled, differentiable, and dependent on torch alone."""
+
+try:
+    from . import _C  # noqa: F401  (loading it registers the operators)
+except ImportError as error:
+    raise ImportError(
+        f'ops_dcnv3: the compiled library does not load ({error}). It has to be built for this Python and this torch: '
+        'run `pip install --no-build-isolation .` in the project folder.'
+    ) from error
+
+from .dcnv3 import dcnv3
+from .module import DCNv3, build_act_layer, build_norm_layer
+
+__all__ = ['DCNv3', 'build_act_layer', 'build_norm_layer', 'dcnv3']

@@ -1,0 +1,173 @@
+// DCNv3 on the CPU: from tensors to tasks for ATen's threads, and the choice of the instruction set.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/library.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "dcnv3_params.h"
+#include "dcnv3_tasks.h"
+
+namespace ops_dcnv3 {
+namespace {
+
+// Kernels do not know torch's 16-bit types; they have the same bits.
+template <typename T>
+struct Storage {
+  using type = T;
+};
+template <>
+struct Storage<at::BFloat16> {
+  using type = BFloat16;
+};
+template <>
+struct Storage<at::Half> {
+  using type = Half;
+};
+
+enum class Capability { portable, avx2, avx512 };
+
+// The widest that this processor has, or less if ATEN_CPU_CAPABILITY says so, as for torch's own kernels.
+Capability detect_capability() {
+#ifdef OPS_DCNV3_X86
+  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string limit = variable ? variable : "";
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (limit == "default") return Capability::portable;
+  if (has_avx512 && limit != "avx2") return Capability::avx512;
+  if (has_avx2) return Capability::avx2;
+#endif
+  return Capability::portable;
+}
+
+Capability capability() {
+  static const Capability detected = detect_capability();
+  return detected;
+}
+
+// A vector wider than the channels of a group would leave all of them to the scalar tail.
+template <typename T>
+const Dcnv3Tasks<T>& tasks_for(const Dcnv3Params& p) {
+#ifdef OPS_DCNV3_X86
+  const int64_t group_bytes = p.group_channels * int64_t(sizeof(accumulate_t<T>));
+  if (capability() >= Capability::avx512 && group_bytes % 64 == 0) return avx512::dcnv3_tasks<T>();
+  if (capability() >= Capability::avx2 && group_bytes >= 32) return avx2::dcnv3_tasks<T>();
+#endif
+  return portable::dcnv3_tasks<T>();
+}
+
+std::string cpu_capability() {
+  switch (capability()) {
+    case Capability::avx512:
+      return "AVX512";
+    case Capability::avx2:
+      return "AVX2";
+    default:
+      return "portable";
+  }
+}
+
+#define OPS_DCNV3_DISPATCH(dtype, name, ...) \
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, name, __VA_ARGS__)
+
+template <typename T>
+auto* storage(const at::Tensor& tensor) {
+  return reinterpret_cast<typename Storage<T>::type*>(tensor.data_ptr<T>());
+}
+
+at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask, at::IntArrayRef kernel_size,
+                 at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
+                 double offset_scale, bool remove_center) {
+  const Dcnv3Params p = make_dcnv3_params(input, offset, mask, kernel_size, stride, padding, dilation, groups,
+                                          offset_scale, remove_center);
+  const at::Tensor in = input.contiguous(), off = offset.contiguous(), modulation = mask.contiguous();
+  at::Tensor output = at::empty({p.batch, p.out_height, p.out_width, p.channels()}, in.options());
+  if (output.numel() == 0) return output;
+  // A task worth starting a thread for does some 10^5 multiplications.
+  const int64_t row_work = p.out_width * p.channels() * p.points * 4, grain = std::max<int64_t>(1, 100000 / row_work);
+  OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3", [&] {
+    const auto& tasks = tasks_for<typename Storage<scalar_t>::type>(p);
+    at::parallel_for(0, p.batch * p.out_height, grain, [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
+      tasks.forward(p, storage<scalar_t>(in), storage<scalar_t>(off), storage<scalar_t>(modulation),
+                    storage<scalar_t>(output), begin, end, workspace.get());
+    });
+  });
+  return output;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
+    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask,
+    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+    int64_t groups, double offset_scale, bool remove_center, std::array<bool, 3> output_mask) {
+  const Dcnv3Params p = make_dcnv3_params(input, offset, mask, kernel_size, stride, padding, dilation, groups,
+                                          offset_scale, remove_center);
+  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef({p.batch, p.out_height, p.out_width, p.channels()}) &&
+                  grad_output.scalar_type() == input.scalar_type(),
+              "dcnv3: grad_output must have the shape and dtype of the output, got ", grad_output.sizes(), ", ",
+              grad_output.scalar_type());
+  const at::Tensor in = input.contiguous(), off = offset.contiguous(), modulation = mask.contiguous(),
+                   grad_out = grad_output.contiguous(), none = at::empty({0}, in.options());
+  // The gradient of the input is a sum of many terms: float for the 16-bit types.
+  const auto sum_type = in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  at::Tensor grad_input = output_mask[0] ? at::zeros_like(in, in.options().dtype(sum_type)) : none;
+  at::Tensor grad_offset = output_mask[1] ? at::empty_like(off) : none;
+  at::Tensor grad_mask = output_mask[2] ? at::empty_like(modulation) : none;
+  const bool wants_points = output_mask[1] || output_mask[2];
+  if (grad_out.numel() > 0) {
+    OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3_backward", [&] {
+      using T = typename Storage<scalar_t>::type;
+      using A = accumulate_t<T>;
+      const auto& tasks = tasks_for<T>(p);
+      const Dcnv3Gradients<T> all{output_mask[0] ? grad_input.data_ptr<A>() : nullptr,
+                                  output_mask[1] ? storage<scalar_t>(grad_offset) : nullptr,
+                                  output_mask[2] ? storage<scalar_t>(grad_mask) : nullptr};
+      // Output rows row_begin <= y < row_end of slab n * groups + g.
+      auto run = [&](const Dcnv3Gradients<T>& gradients, int64_t slab, int64_t row_begin, int64_t row_end, char* workspace) {
+        tasks.backward(p, storage<scalar_t>(in), storage<scalar_t>(off), storage<scalar_t>(modulation),
+                       storage<scalar_t>(grad_out), gradients, slab / p.groups, slab % p.groups, row_begin, row_end,
+                       workspace);
+      };
+      // The gradient of the input is added up by one thread per image and group: no atomics, and the order of the sum,
+      // so its rounding, does not depend on the number of threads. Where that leaves threads idle, the gradients of
+      // offset and mask, which need no such care, go row by row in a pass of their own.
+      const int64_t slabs = p.batch * p.groups, threads = at::get_num_threads();
+      const bool one_pass = output_mask[0] && (slabs % threads == 0 || slabs >= 4 * threads);
+      if (wants_points && !one_pass) {
+        at::parallel_for(0, slabs * p.out_height, 1, [&](int64_t begin, int64_t end) {
+          const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
+          while (begin < end) {
+            const int64_t slab = begin / p.out_height, row = begin % p.out_height;
+            const int64_t rows = std::min(end - begin, p.out_height - row);
+            run({nullptr, all.offset, all.mask}, slab, row, row + rows, workspace.get());
+            begin += rows;
+          }
+        });
+      }
+      if (output_mask[0]) {
+        const Dcnv3Gradients<T> gradients = one_pass ? all : Dcnv3Gradients<T>{all.input, nullptr, nullptr};
+        at::parallel_for(0, slabs, 1, [&](int64_t begin, int64_t end) {
+          const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
+          for (int64_t slab = begin; slab < end; ++slab) run(gradients, slab, 0, p.out_height, workspace.get());
+        });
+      }
+    });
+  }
+  return {output_mask[0] ? grad_input.to(in.scalar_type()) : grad_input, grad_offset, grad_mask};
+}
+
+TORCH_LIBRARY_IMPL(ops_dcnv3, CPU, m) {
+  m.impl("dcnv3", dcnv3);
+  m.impl("dcnv3_backward", dcnv3_backward);
+}
+TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("cpu_capability", cpu_capability); }
+
+}  // namespace
+}  // namespace ops_dcnv3

@@ -1,0 +1,21 @@
+// DCNv3 for AVX512. The standard headers come before the target is set: what they define is shared with other files.
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "dcnv3_tasks.h"
+
+#ifdef OPS_DCNV3_X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#endif
+#define OPS_DCNV3_ISA avx512
+#define OPS_DCNV3_VECTOR_BYTES 64
+#include "dcnv3_kernel.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,23 @@
+// Operator schemas, the only place where they stand. Kernels are registered in cpu/ and cuda/; fake kernels and autograd
+// in Python, beside the functions that users call.
+#include <Python.h>
+#include <torch/library.h>
+
+TORCH_LIBRARY(ops_dcnv3, m) {
+  m.def(
+      "dcnv3(Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, float offset_scale, bool remove_center) -> Tensor");
+  // Gradients of (input, offset, mask); one that output_mask does not ask for comes back empty.
+  m.def(
+      "dcnv3_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool[3] output_mask) "
+      "-> (Tensor, Tensor, Tensor)");
+  // The instruction set that the CPU kernels take on this machine, for tensors of many channels.
+  m.def("cpu_capability() -> str");
+}
+
+// An empty Python module: importing it loads this library, which registers the operators.
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

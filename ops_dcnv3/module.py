@@ -1,0 +1,192 @@
+"""The DCNv3 layer: projections, and the prediction of offsets and modulation, around the operator."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dcnv3 import dcnv3
+
+
+class _Permute(nn.Module):
+    def __init__(self, *dims: int):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.dims)
+
+    def extra_repr(self) -> str:
+        return str(self.dims)
+
+
+def build_norm_layer(
+    dim: int, norm_layer: str = 'LN', in_format: str = 'channels_last', out_format: str = 'channels_last'
+) -> nn.Sequential:
+    """Normalisation over the channels, with the change of layout that official parameter names count in.
+
+    Args:
+        dim: number of channels.
+        norm_layer: 'LN' (layer norm, eps 1e-6) or 'BN' (batch norm).
+        in_format, out_format: 'channels_first' (N, C, H, W) or 'channels_last' (N, H, W, C).
+
+    The layer stands at index 0 of the returned sequence where it works in ``in_format``, else at index 1, as in the
+    official models (``norm1.0.weight``, ``patch_embed.norm1.1.weight``).
+    """
+    norms = {
+        'LN': ('channels_last', lambda: nn.LayerNorm(dim, eps=1e-6)),
+        'BN': ('channels_first', lambda: nn.BatchNorm2d(dim)),
+    }
+    if norm_layer not in norms:
+        raise ValueError(f"norm_layer must be 'LN' or 'BN', got {norm_layer!r}")
+    permutes = {'channels_first': (0, 3, 1, 2), 'channels_last': (0, 2, 3, 1)}
+    for layout in (in_format, out_format):
+        if layout not in permutes:
+            raise ValueError(f'a layout must be one of {tuple(permutes)}, got {layout!r}')
+    works_in, build = norms[norm_layer]
+    layers = [build()]
+    if in_format != works_in:
+        layers.insert(0, _Permute(*permutes[works_in]))
+    if out_format != works_in:
+        layers.append(_Permute(*permutes[out_format]))
+    return nn.Sequential(*layers)
+
+
+def build_act_layer(act_layer: str) -> nn.Module:
+    """'GELU', 'ReLU' or 'SiLU' as a module."""
+    layers = {'GELU': nn.GELU, 'ReLU': nn.ReLU, 'SiLU': nn.SiLU}
+    if act_layer not in layers:
+        raise ValueError(f'act_layer must be one of {tuple(layers)}, got {act_layer!r}')
+    return layers[act_layer]()
+
+
+class DCNv3(nn.Module):
+    """Deformable convolution v3 as a layer (arXiv 2211.05778, section 3.1), (N, H, W, C) in, (N, H_out, W_out, C) out.
+
+    The input is projected and sampled by :func:`ops_dcnv3.dcnv3` at points that a depthwise convolution over the input
+    predicts: offsets, and a softmax over the points of each group as modulation. A projection follows. Constructor and
+    parameter names are those of the official module; offsets and modulation start at zero, that is, at the regular
+    grid with equal weights.
+
+    Args:
+        channels: C, input and output.
+        kernel_size: of the sampling window.
+        dw_kernel_size: of the depthwise convolution; ``kernel_size`` where None.
+        stride, pad, dilation: of the sampling window. The depthwise convolution is aligned with it, so that each output
+            pixel predicts its own offsets (``pad = dilation * (kernel_size - 1) // 2`` keeps the size).
+        group: number of groups; each has its own offsets and modulation.
+        offset_scale: multiplies the regular grid and the offsets.
+        act_layer: 'GELU', 'ReLU' or 'SiLU'.
+        norm_layer: 'LN' or 'BN'.
+        center_feature_scale: mixes the output with the projected input by a predicted weight per group, as the official
+            H and G models do. Needs windows centred on every input pixel they stand for, that is, the ``pad`` above.
+        remove_center: leaves out the middle point of the window.
+
+    Raises:
+        ValueError: with the rule and the value received.
+    """
+
+    def __init__(
+        self,
+        channels: int = 64,
+        kernel_size: int = 3,
+        dw_kernel_size: int | None = None,
+        stride: int = 1,
+        pad: int = 1,
+        dilation: int = 1,
+        group: int = 4,
+        offset_scale: float = 1.0,
+        act_layer: str = 'GELU',
+        norm_layer: str = 'LN',
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+    ):
+        super().__init__()
+        if group < 1 or channels % group:
+            raise ValueError(f'DCNv3: channels must be divisible by group, got {channels} and {group}')
+        if remove_center and (kernel_size % 2 == 0 or kernel_size == 1):
+            raise ValueError(f'DCNv3: remove_center needs an odd kernel_size larger than 1, got {kernel_size}')
+        dw_kernel_size = kernel_size if dw_kernel_size is None else dw_kernel_size
+        reach = dilation * (kernel_size - 1)
+        # Both windows then have the same middle and, for the same parity, the same number of output pixels.
+        dw_pad = pad - reach // 2 + (dw_kernel_size - 1) // 2
+        if dw_pad < 0 or (dw_kernel_size - 1 - reach) % 2:
+            raise ValueError(
+                'DCNv3: the depthwise convolution cannot be aligned with the sampling window: dw_kernel_size - 1 and '
+                'dilation * (kernel_size - 1) must both be even or both odd, and pad at least '
+                'dilation * (kernel_size - 1) // 2 - (dw_kernel_size - 1) // 2; got '
+                f'dw_kernel_size {dw_kernel_size}, kernel_size {kernel_size}, dilation {dilation}, pad {pad}'
+            )
+        if center_feature_scale and 2 * pad != reach:
+            raise ValueError(
+                'DCNv3: center_feature_scale needs pad = dilation * (kernel_size - 1) / 2, '
+                f'got pad {pad}, dilation {dilation}, kernel_size {kernel_size}'
+            )
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.dw_kernel_size = dw_kernel_size
+        self.stride = stride
+        self.pad = pad
+        self.dilation = dilation
+        self.group = group
+        self.group_channels = channels // group
+        self.offset_scale = offset_scale
+        self.center_feature_scale = center_feature_scale
+        self.remove_center = remove_center
+
+        points = kernel_size * kernel_size - int(remove_center)
+        self.dw_conv = nn.Sequential(
+            nn.Conv2d(channels, channels, dw_kernel_size, stride, dw_pad, groups=channels),
+            build_norm_layer(channels, norm_layer, 'channels_first', 'channels_last'),
+            build_act_layer(act_layer),
+        )
+        self.offset = nn.Linear(channels, group * points * 2)
+        self.mask = nn.Linear(channels, group * points)
+        self.input_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        if center_feature_scale:
+            self.center_feature_scale_proj_weight = nn.Parameter(torch.empty(group, channels))
+            self.center_feature_scale_proj_bias = nn.Parameter(torch.empty(group))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for linear in (self.offset, self.mask):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        for linear in (self.input_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        if self.center_feature_scale:
+            nn.init.zeros_(self.center_feature_scale_proj_weight)
+            nn.init.zeros_(self.center_feature_scale_proj_bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4 or input.shape[-1] != self.channels:
+            raise ValueError(f'DCNv3: input must be (N, H, W, {self.channels}), got shape {tuple(input.shape)}')
+        value = self.input_proj(input)
+        local = self.dw_conv(input.permute(0, 3, 1, 2))  # (N, H_out, W_out, C)
+        offset = self.offset(local)
+        mask = self.mask(local).unflatten(-1, (self.group, -1)).softmax(-1).flatten(-2)
+        x = dcnv3(
+            value,
+            offset,
+            mask.to(offset.dtype),  # autocast keeps softmax in float32
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.pad,
+            dilation=self.dilation,
+            groups=self.group,
+            offset_scale=self.offset_scale,
+            remove_center=self.remove_center,
+        )
+        if self.center_feature_scale:
+            scale = F.linear(local, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias).sigmoid()
+            scale = scale.repeat_interleave(self.group_channels, dim=-1)
+            x = torch.lerp(x, value[:, :: self.stride, :: self.stride].to(x.dtype), scale.to(x.dtype))
+        return self.output_proj(x)
+
+    def extra_repr(self) -> str:
+        return (
+            f'{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}, pad={self.pad}, '
+            f'dilation={self.dilation}, group={self.group}, offset_scale={self.offset_scale}, '
+            f'center_feature_scale={self.center_feature_scale}, remove_center={self.remove_center}'
+        )

@@ -1,0 +1,93 @@
+"""Every operator as readable PyTorch: the specification that the compiled kernels are tested against.
+
+Nothing here touches the compiled library, so these functions run on any device and differentiate to any order; they are
+slow and hold temporaries many times the size of the output.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _pair(value) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def bilinear_sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Bilinear interpolation; a corner outside the image reads 0.
+
+    The centre of pixel (row r, column c) is the point (x, y) = (c, r). A point that is a whole pixel or more outside
+    (or infinite) is 0; a point whose position is NaN is NaN.
+
+    Args:
+        image (Tensor[B, H, W, C])
+        x, y (Tensor[B, ...]): positions in pixels.
+
+    Returns:
+        Tensor[B, ..., C]
+    """
+    batch, height, width, channels = image.shape
+    pixels = image.reshape(batch, height * width, channels)
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
+    nan = x.isnan() | y.isnan()
+    x, y = x.where(inside, 0), y.where(inside, 0)  # keeps infinities out of the arithmetic, and their gradients
+    x0, y0 = x.floor().detach(), y.floor().detach()
+    dx, dy = x - x0, y - y0
+
+    def corner(row, column):
+        valid = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        index = (row * width + column).where(valid, 0).long().reshape(batch, -1, 1)
+        if pixels.shape[1] == 0:
+            return image.new_zeros(*x.shape, channels)
+        values = pixels.gather(1, index.expand(-1, -1, channels)).reshape(*x.shape, channels)
+        return values.where(valid[..., None], 0)
+
+    top = corner(y0, x0) * (1 - dx)[..., None] + corner(y0, x0 + 1) * dx[..., None]
+    bottom = corner(y0 + 1, x0) * (1 - dx)[..., None] + corner(y0 + 1, x0 + 1) * dx[..., None]
+    value = top * (1 - dy)[..., None] + bottom * dy[..., None]
+    return value.where(~nan[..., None], float('nan'))
+
+
+def dcnv3(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size=3,
+    stride=1,
+    padding=1,
+    dilation=1,
+    groups: int = 4,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+) -> Tensor:
+    """Specification of :func:`ops_dcnv3.dcnv3` (arXiv 2211.05778, equation 2); see there for the arguments."""
+    (kernel_h, kernel_w), (stride_h, stride_w) = _pair(kernel_size), _pair(stride)
+    (pad_h, pad_w), (dilation_h, dilation_w) = _pair(padding), _pair(dilation)
+    batch, height, width, channels = input.shape
+    out_height, out_width = offset.shape[1:3]
+
+    # The regular grid around the middle of the window: x is the outer loop, y the inner one.
+    grid = [
+        (i * dilation_w - dilation_w * (kernel_w - 1) // 2, j * dilation_h - dilation_h * (kernel_h - 1) // 2)
+        for i in range(kernel_w)
+        for j in range(kernel_h)
+        if not (remove_center and i == kernel_w // 2 and j == kernel_h // 2)
+    ]
+    points = len(grid)
+    grid = offset.new_tensor(grid)  # (P, 2)
+
+    middle_x = torch.arange(out_width, device=input.device) * stride_w - pad_w + dilation_w * (kernel_w - 1) // 2
+    middle_y = torch.arange(out_height, device=input.device) * stride_h - pad_h + dilation_h * (kernel_h - 1) // 2
+    offset = offset.reshape(batch, out_height, out_width, groups, points, 2)
+    x = middle_x.to(offset)[:, None, None] + (grid[:, 0] + offset[..., 0]) * offset_scale
+    y = middle_y.to(offset)[:, None, None, None] + (grid[:, 1] + offset[..., 1]) * offset_scale
+
+    # Each group samples its own channels: (N * G, H_out, W_out, P).
+    by_group = input.reshape(batch, height, width, groups, -1).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    x, y, mask = (
+        t.reshape(batch, out_height, out_width, groups, points).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        for t in (x, y, mask)
+    )
+    touches = (x > -1) & (x < width) & (y > -1) & (y < height) | x.isnan() | y.isnan()
+    sampled = bilinear_sample(by_group, x, y) * mask.where(touches, 0)[..., None]
+    output = sampled.sum(dim=-2)
+    return output.reshape(batch, groups, out_height, out_width, -1).permute(0, 2, 3, 1, 4).flatten(-2)
