@@ -16,7 +16,6 @@ setup(
             include_dirs=[str(csrc.resolve())],
             extra_compile_args=['-O3', '-ffp-contract=fast', '-fvisibility=hidden'],
             # No torch class crosses into Python, so one build serves every Python from 3.10 on.
-            define_macros=[('Py_LIMITED_API', '0x030a0000')],
             py_limited_api=True,
         )
     ],

@@ -353,7 +353,7 @@ class InternImage(BaseModule):
 _S_TO_XL = dict(post_norm=True, layer_scale=1e-5)
 _H_AND_G = dict(dw_kernel_size=5, level2_post_norm=True, center_feature_scale=True)
 VARIANTS = dict(
-    small=dict(channels=32, depths=(2, 2, 4, 2), groups=(2, 4, 8, 16), mlp_ratio=2.0),
+    small=dict(channels=32, depths=(1, 1, 3, 1), groups=(2, 4, 8, 16), mlp_ratio=2.0),
     t=dict(channels=64, depths=(4, 4, 18, 4), groups=(4, 8, 16, 32)),
     s=dict(channels=80, depths=(4, 4, 21, 4), groups=(5, 10, 20, 40), **_S_TO_XL),
     b=dict(channels=112, depths=(4, 4, 21, 4), groups=(7, 14, 28, 56), **_S_TO_XL),

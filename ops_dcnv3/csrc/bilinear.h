@@ -25,7 +25,7 @@ struct BilinearPoint {
 // Whether any corner of point (y, x) can be inside the image. False for NaN, so that converting to int is safe after it.
 template <typename T>
 OPS_DCNV3_INLINE bool touches_image(T y, T x, int32_t height, int32_t width) {
-  return y > T(-1) && y < T(height) && x > T(-1) && x < T(width);
+  return (y > T(-1)) & (y < T(height)) & (x > T(-1)) & (x < T(width));  // & and not &&: loops over points vectorise
 }
 
 // For a point that touches the image.

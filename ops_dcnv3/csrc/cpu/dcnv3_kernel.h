@@ -78,7 +78,7 @@ inline void locate_points(const Dcnv3Params& p, int64_t count, int64_t center_y,
     y0[k] = inside ? at.y0 : -2;
     dx[k] = at.dx;
     dy[k] = at.dy;
-    const A nothing = x != x || y != y ? std::numeric_limits<A>::quiet_NaN() : A(0);
+    const A nothing = (x != x) | (y != y) ? std::numeric_limits<A>::quiet_NaN() : A(0);
     gain[k] = inside ? A(to_accumulate(mask[k])) : nothing;
   }
 }

@@ -85,9 +85,13 @@ struct Simd {
   static Vector broadcast(Scalar value) { return value - Vector{}; }
 
   static Scalar sum(Vector values) {
-    Scalar total = 0;
-    for (int i = 0; i < kWidth; ++i) total += values[i];
-    return total;
+    // Halves the vector while that is one addition of registers.
+    Scalar lanes[kWidth];
+    std::memcpy(lanes, &values, sizeof(values));
+    for (int half = kWidth / 2; half >= 1; half /= 2) {
+      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
   }
 
  private:

@@ -1,0 +1,19 @@
+# What every run shares. Two files of one `_base_` list may not set the same key, so the schedules, which refine the
+# hooks, stand on this file, and a config lists model + dataset + schedule.
+custom_imports = dict(imports=['internimage'])
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook'),
+    sampler_seed=dict(type='DistSamplerSeedHook'))
+
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,26 @@
+# Mask R-CNN with the small variant (1.3 M parameters in the backbone) and thin heads, trained from scratch: minutes on a
+# laptop. A data set sets the number of classes.
+_base_ = './mask_rcnn_internimage_fpn.py'
+
+width = 64
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),
+    backbone=dict(
+        channels=32,
+        depths=[1, 1, 3, 1],
+        groups=[2, 4, 8, 16],
+        mlp_ratio=2.0,
+        drop_path_rate=0.0,
+        layer_scale=None,
+        init_cfg=None),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=width),
+    rpn_head=dict(in_channels=width, feat_channels=width),
+    roi_head=dict(
+        bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
+        bbox_head=dict(in_channels=width, fc_out_channels=256),
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
+        mask_head=dict(num_convs=2, in_channels=width, conv_out_channels=width)),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=300),
+        rcnn=dict(sampler=dict(num=128))),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=300)))

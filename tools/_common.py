@@ -1,0 +1,150 @@
+"""What the tools share: reading a config, checking all inputs before anything is written, errors as one line."""
+
+import copy
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mmengine
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, RUNNERS, DefaultScope
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+from internimage.checkpoint import CheckpointError, read_checkpoint
+from internimage.inference import ImageError
+
+# Data sets that write their own files on first use.
+SELF_GENERATING = ('ShapesDataset', 'ShapesSegDataset')
+
+
+class UserError(Exception):
+    """Something that the user can put right. The message is one line."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls `main`; what the user can put right becomes one line `error: ...` on stderr and exit code 2."""
+    try:
+        main()
+    except (UserError, CheckpointError, ImageError) as error:
+        print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+@contextmanager
+def blame(where: str) -> Iterator[None]:
+    """What constructors raise for a wrong or misspelt option becomes a UserError that starts with `where`."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        if not str(error):
+            raise
+        raise UserError(f'{where}: {error.args[0] if isinstance(error, KeyError) else error}') from error
+
+
+def load_config(path: str, options: dict | None = None, launcher: str = 'none', work_dir: str | None = None) -> Config:
+    """The config file with the command line's options in it. `work_dir`: given, else the config's, else by its name."""
+    if not Path(path).is_file():
+        raise UserError(f'config {path} does not exist')
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except (SyntaxError, NameError, FileNotFoundError, KeyError, TypeError) as error:
+        raise UserError(f'config {path}: {type(error).__name__}: {error}') from error
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
+    return cfg
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model, before anything is written: whatever is wrong with its options shows here."""
+    for node in _dicts(cfg.model):
+        file = node.get('checkpoint') if node.get('type') == 'Pretrained' else None
+        if file and '://' not in file and not Path(file).expanduser().is_file():
+            raise UserError(f'config {cfg.filename}: checkpoint {file} of init_cfg does not exist')
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with _scope(cfg), blame(f'config {cfg.filename}: model'):
+        return MODELS.build(model)
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Do the files and folders exist that the data sets of the `splits` ('train', 'val', 'test') name?
+
+    mmdet's and mmseg's own constructors resolve the paths: nothing is read yet.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if not loader:
+            continue
+        where = f'config {cfg.filename}: {split}_dataloader'
+        generated = False
+        for leaf in _leaves(loader.dataset):
+            if str(leaf.get('type')).split('.')[-1] in SELF_GENERATING:
+                generated = True
+                continue
+            with _scope(cfg), blame(where):
+                dataset = DATASETS.build({**copy.deepcopy(leaf), 'lazy_init': True})
+            _check_path(dataset.data_root, f'{where}: data_root {dataset.data_root}')
+            for path in (dataset.ann_file, *dataset.data_prefix.values()):
+                _check_path(path, f'{where}: {path}')
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            path = None if generated else evaluator.get('ann_file')
+            _check_path(path, f'config {cfg.filename}: {split}_evaluator: ann_file {path}')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """mmengine's Runner. Outside distributed training synchronised batch norm becomes plain batch norm."""
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if not runner.distributed and isinstance(runner.model, nn.Module):
+        runner.model = revert_sync_batchnorm(runner.model)
+    return runner
+
+
+@CheckpointLoader.register_scheme('', force=True)
+def load_from_local(filename, map_location=None):
+    """mmengine reads local checkpoints through here: never falling back to running what a file holds."""
+    return read_checkpoint(filename, map_location)
+
+
+def write_whole(content, path: Path) -> None:
+    """Writes `content` to a .json or .pkl file: all of it or, when interrupted, nothing under that name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.part-{path.name}')
+    mmengine.dump(content, part)
+    os.replace(part, path)
+
+
+def _check_path(path: str | None, what: str) -> None:
+    remote = path and '://' in path
+    if path and not remote and not os.path.exists(path):
+        raise UserError(f'{what} does not exist' + ('' if os.path.isabs(path) else f' in {os.getcwd()}'))
+
+
+def _scope(cfg: Config):
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+
+
+def _leaves(dataset: dict) -> Iterator[dict]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    if inner is None:
+        yield dataset
+    else:
+        for child in inner:
+            yield from _leaves(child)
+
+
+def _dicts(node) -> Iterator[dict]:
+    """Every dict in a config, the outer ones first."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
