@@ -64,7 +64,8 @@ def dcnv3(
         input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center
     )
     device_type = input.device.type
-    if torch.is_autocast_enabled(device_type) and input.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if autocast and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device_type)
         input, offset, mask = input.to(dtype), offset.to(dtype), mask.to(dtype)
     elif not input.dtype == offset.dtype == mask.dtype:

@@ -35,10 +35,10 @@ def bilinear_sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
     def corner(row, column):
         valid = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        index = (row * width + column).where(valid, 0).long().reshape(batch, -1, 1)
+        index = (row * width + column).where(valid, 0).long().flatten(1)[..., None]
         if pixels.shape[1] == 0:
             return image.new_zeros(*x.shape, channels)
-        values = pixels.gather(1, index.expand(-1, -1, channels)).reshape(*x.shape, channels)
+        values = pixels.gather(1, index.expand(batch, index.shape[1], channels)).reshape(*x.shape, channels)
         return values.where(valid[..., None], 0)
 
     top = corner(y0, x0) * (1 - dx)[..., None] + corner(y0, x0 + 1) * dx[..., None]
@@ -82,7 +82,7 @@ def dcnv3(
     y = middle_y.to(offset)[:, None, None, None] + (grid[:, 1] + offset[..., 1]) * offset_scale
 
     # Each group samples its own channels: (N * G, H_out, W_out, P).
-    by_group = input.reshape(batch, height, width, groups, -1).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    by_group = input.reshape(batch, height, width, groups, channels // groups).permute(0, 3, 1, 2, 4).flatten(0, 1)
     x, y, mask = (
         t.reshape(batch, out_height, out_width, groups, points).permute(0, 3, 1, 2, 4).flatten(0, 1)
         for t in (x, y, mask)
@@ -90,4 +90,4 @@ def dcnv3(
     touches = (x > -1) & (x < width) & (y > -1) & (y < height) | x.isnan() | y.isnan()
     sampled = bilinear_sample(by_group, x, y) * mask.where(touches, 0)[..., None]
     output = sampled.sum(dim=-2)
-    return output.reshape(batch, groups, out_height, out_width, -1).permute(0, 2, 3, 1, 4).flatten(-2)
+    return output.unflatten(0, (batch, groups)).permute(0, 2, 3, 1, 4).flatten(-2)

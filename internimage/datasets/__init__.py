@@ -1,0 +1,7 @@
+import sys
+
+__all__ = ['ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
+
+# `python -m internimage.datasets.shapes` runs that file as `__main__`: imported here too, it would register twice.
+if sys.argv[:1] != ['-m']:
+    from .shapes import ShapesDataset, ShapesSegDataset, generate_shapes

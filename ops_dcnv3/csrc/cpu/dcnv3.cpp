@@ -114,12 +114,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
               "dcnv3: grad_output must have the shape and dtype of the output, got ", grad_output.sizes(), ", ",
               grad_output.scalar_type());
   const at::Tensor in = input.contiguous(), off = offset.contiguous(), modulation = mask.contiguous(),
-                   grad_out = grad_output.contiguous(), none = at::empty({0}, in.options());
+                   grad_out = grad_output.contiguous();
+  auto none = [&] { return at::empty({0}, in.options()); };
   // The gradient of the input is a sum of many terms: float for the 16-bit types.
   const auto sum_type = in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  at::Tensor grad_input = output_mask[0] ? at::zeros_like(in, in.options().dtype(sum_type)) : none;
-  at::Tensor grad_offset = output_mask[1] ? at::empty_like(off) : none;
-  at::Tensor grad_mask = output_mask[2] ? at::empty_like(modulation) : none;
+  at::Tensor grad_input = output_mask[0] ? at::zeros_like(in, in.options().dtype(sum_type)) : none();
+  at::Tensor grad_offset = output_mask[1] ? at::empty_like(off) : none();
+  at::Tensor grad_mask = output_mask[2] ? at::empty_like(modulation) : none();
   const bool wants_points = output_mask[1] || output_mask[2];
   if (grad_out.numel() > 0) {
     OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3_backward", [&] {
