@@ -138,7 +138,7 @@ def load_pretrained_backbone(backbone: nn.Module, path: str) -> None:
     segmentors have.
 
     Raises:
-        CheckpointError: as `read_checkpoint`, or a name is missing or has another shape; the backbone is then as it was.
+        CheckpointError: as `read_checkpoint`, or a name is missing or has another shape; nothing is loaded then.
     """
     file = _local_file(str(path))
     weights = read_state_dict(file)

@@ -60,9 +60,7 @@ def dcnv3(
         TypeError: an argument is not of its type, or the tensors differ in dtype.
         ValueError: a shape, a value or a device does not fit; the message has the rule and what was received.
     """
-    geometry = _check(
-        input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center
-    )
+    geometry = _check(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
     device_type = input.device.type
     autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     if autocast and input.dtype != torch.float64:
@@ -81,8 +79,7 @@ def dcnv3(
 _COMPILED_DEVICES = frozenset(
     device_type
     for device_type in ('cpu', 'cuda', 'meta')
-    if device_type == 'meta'
-    or torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::dcnv3', device_type.upper())
+    if device_type == 'meta' or torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::dcnv3', device_type.upper())
 )
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -107,9 +104,7 @@ def _check(input, offset, mask, kernel_size, stride, padding, dilation, groups, 
         raise ValueError(f'dcnv3: offset_scale must be a finite number, got {offset_scale!r}')
     remove_center = bool(remove_center)
     if remove_center and (kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0 or kernel_size == (1, 1)):
-        raise ValueError(
-            f'dcnv3: remove_center needs an odd kernel_size larger than 1, which has a middle to remove, got {kernel_size}'
-        )
+        raise ValueError(f'dcnv3: remove_center needs an odd kernel_size larger than 1, got {kernel_size}')
 
     batch, height, width, channels = input.shape
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
@@ -145,7 +140,9 @@ def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
         or len(pair) != 2
         or any(isinstance(v, bool) or not isinstance(v, int) or v < least for v in pair)
     ):
-        raise ValueError(f'dcnv3: {name} must be an int or a pair of ints (height, width), at least {least}, got {value!r}')
+        raise ValueError(
+            f'dcnv3: {name} must be an int or a pair of ints (height, width), at least {least}, got {value!r}'
+        )
     return tuple(pair)
 
 
@@ -159,7 +156,7 @@ def _output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int
 @cache
 def _warn_of_reference(device_type: str) -> None:
     warnings.warn(
-        f'ops_dcnv3 has no compiled kernel for {device_type}: dcnv3 runs as plain PyTorch, slowly and with much memory.',
+        f'ops_dcnv3 has no compiled kernel for {device_type}: dcnv3 runs as plain PyTorch, slowly.',
         stacklevel=3,
     )
 
@@ -173,9 +170,7 @@ def _(input, offset, mask, kernel_size, stride, padding, dilation, groups, offse
 @torch.library.register_fake('ops_dcnv3::dcnv3_backward')
 def _(grad_output, input, offset, mask, *geometry_and_output_mask):
     wanted = geometry_and_output_mask[-1]
-    return tuple(
-        t.new_empty(t.shape if want else (0,)) for t, want in zip((input, offset, mask), wanted, strict=True)
-    )
+    return tuple(t.new_empty(t.shape if want else (0,)) for t, want in zip((input, offset, mask), wanted, strict=True))
 
 
 def _setup_context(ctx, inputs, output):

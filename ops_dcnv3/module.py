@@ -179,7 +179,9 @@ class DCNv3(nn.Module):
             remove_center=self.remove_center,
         )
         if self.center_feature_scale:
-            scale = F.linear(local, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias).sigmoid()
+            scale = F.linear(
+                local, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias
+            ).sigmoid()
             scale = scale.repeat_interleave(self.group_channels, dim=-1)
             x = torch.lerp(x, value[:, :: self.stride, :: self.stride].to(x.dtype), scale.to(x.dtype))
         return self.output_proj(x)

@@ -51,12 +51,23 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
         raise UserError(f'config {path} does not exist')
     try:
         cfg = Config.fromfile(path)
-        cfg.merge_from_dict(options or {})
+        options = dict(options or {})
+        if 'data_root' in cfg and 'data_root' in options:
+            _move_data(cfg, cfg.data_root, str(options['data_root']))
+        cfg.merge_from_dict(options)
     except (SyntaxError, NameError, FileNotFoundError, KeyError, TypeError) as error:
         raise UserError(f'config {path}: {type(error).__name__}: {error}') from error
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     return cfg
+
+
+def _move_data(cfg: Config, old: str, new: str) -> None:
+    """`--cfg-options data_root=...` moves every path in the config that starts with the old root."""
+    for node in _dicts(cfg._cfg_dict):
+        for key, value in node.items():
+            if isinstance(value, str) and value.startswith(old):
+                node[key] = os.path.join(new, value.removeprefix(old).lstrip('/'))
 
 
 def build_model(cfg: Config) -> nn.Module:

@@ -7,7 +7,7 @@ _base_ = [
 
 data_root = 'data/nuclei/'
 classes = ('nucleus', )
-max_epochs = 8
+max_epochs = 6
 
 # Half of the nuclei are under 14 pixels wide: larger images, and anchors from 16 pixels on.
 image_scale = (384, 384)

@@ -7,11 +7,11 @@ _base_ = [
 
 data_root = 'data/shapes/'
 num_classes = 5
-max_epochs = 8
-image_scale = (240, 192)
+max_epochs = 5
+image_scale = (160, 128)
 
 model = dict(
-    rpn_head=dict(anchor_generator=dict(scales=[4])),  # shapes of 20 to 70 pixels
+    rpn_head=dict(anchor_generator=dict(scales=[4])),  # shapes of 30 to 72 pixels
     roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)))
 
 train_pipeline = [
@@ -43,6 +43,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].T_max = max_epochs

@@ -1,8 +1,8 @@
 """Generated scenes of overlapping, textured shapes for detection, instance and semantic segmentation.
 
-A small data set that needs no download: shape, never colour, tells the five classes apart, and shapes occlude each
-other. ``ShapesDataset`` (mmdet) and ``ShapesSegDataset`` (mmseg) write it on first use; by hand it is
-``python -m internimage.datasets.shapes ROOT``.
+A small data set that needs no download. As with things in photos, outline and colour both hint at the class of a shape;
+textures say nothing, and shapes occlude each other. ``ShapesDataset`` (mmdet) and ``ShapesSegDataset`` (mmseg) write it on
+first use; by hand it is ``python -m internimage.datasets.shapes ROOT``.
 """
 
 import argparse
@@ -26,9 +26,10 @@ PALETTE = [(230, 60, 60), (60, 120, 240), (250, 190, 40), (60, 190, 90), (200, 8
 
 FORMAT_VERSION = 1  # to be raised when the same arguments no longer give the same files
 MIN_SIDE = 96  # pixels of an image side: room for eight shapes
-DIAMETER = (20, 70)  # pixels, of the circle around a shape
+DIAMETER = (30, 72)  # pixels, of the circle around a shape
 MIN_VISIBLE_AREA = 60  # pixels
 MIN_VISIBLE_FRACTION = 0.4  # of the whole shape, what lies outside the image included
+TYPICAL_COLOUR = 0.65  # of a shape's mean colour, how much is its class's; the rest is random
 MIN_CONTRAST = 60  # distance between the mean colours of a shape and of what it covers
 
 
@@ -88,7 +89,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
         where shape i is on top; the category 1..5 of each shape. At least 40 % and 60 pixels of a shape are visible.
     """
     width, height = size
-    image = _texture(rng, size, period=rng.uniform(12, 48))
+    image = _texture(rng, size, period=rng.uniform(12, 48), colour=rng.uniform(60, 200) + rng.normal(0, 32, 3))
     instances = np.zeros((height, width), np.uint8)
     categories, whole_areas = [], []
     angle = rng.uniform(0, 2 * np.pi)
@@ -107,7 +108,9 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
         visible = np.bincount(candidate.ravel(), minlength=len(candidate_areas) + 1)[1:]
         if np.any(visible < np.maximum(MIN_VISIBLE_AREA, MIN_VISIBLE_FRACTION * np.array(candidate_areas))):
             continue
-        fill = _texture(rng, size, period=rng.uniform(6, 20))
+        hue = np.array(PALETTE[category - 1][::-1])
+        colour = TYPICAL_COLOUR * hue + (1 - TYPICAL_COLOUR) * rng.uniform(0, 255, 3)
+        fill = _texture(rng, size, period=rng.uniform(6, 20), colour=colour)
         if np.linalg.norm(fill[covered].mean(axis=0) - image[covered].mean(axis=0)) < MIN_CONTRAST:
             continue  # hardly to be told from what is behind it
 
@@ -237,8 +240,8 @@ def _pixels(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(width)[None] + 0.5, np.arange(height)[:, None] + 0.5
 
 
-def _texture(rng: np.random.Generator, size: tuple[int, int], period: float) -> np.ndarray:
-    """A random pattern of two related colours, (height, width, 3) float32 around 0..255; `period` in pixels."""
+def _texture(rng: np.random.Generator, size: tuple[int, int], period: float, colour: np.ndarray) -> np.ndarray:
+    """A random pattern around a colour (BGR), (height, width, 3) float32 around 0..255; `period` in pixels."""
     x, y = _pixels(size)
     angle = rng.uniform(0, 2 * np.pi)
     phase_u, phase_v = rng.uniform(0, 2 * np.pi, 2)
@@ -254,8 +257,7 @@ def _texture(rng: np.random.Generator, size: tuple[int, int], period: float) -> 
     else:
         pattern = 1.5 * np.sin(u / 8 + phase_u)
     pattern = 0.8 * pattern + 0.4 * _smooth_noise(rng, size, 8)
-    colour = rng.uniform(60, 200) + rng.normal(0, 32, 3)
-    change = rng.normal(0, 22, 3)
+    change = rng.normal(0, 12, 3)
     return (colour + pattern[..., None] * change).astype(np.float32)
 
 

@@ -349,7 +349,7 @@ class InternImage(BaseModule):
 
 
 # The published models (arXiv 2211.05778, table 1, and the official release) in their ImageNet form; what depends on the
-# task (drop path, layer_scale=1.0 for detection and segmentation) is left to it. 'small' is for demonstrations and tests.
+# task (drop path, layer_scale=1.0 for detection and segmentation) is left to it. 'small' is for demos and tests.
 _S_TO_XL = dict(post_norm=True, layer_scale=1e-5)
 _H_AND_G = dict(dw_kernel_size=5, level2_post_norm=True, center_feature_scale=True)
 VARIANTS = dict(

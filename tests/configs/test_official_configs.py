@@ -3,6 +3,7 @@
 `expected_*` translate an old entry into mmdet 3 / mmseg 1 terms, and the result must *equal* the config's section: a
 number that is changed, missing or added fails.
 """
+
 import copy
 import json
 from importlib import import_module
@@ -39,7 +40,7 @@ def is_detection(old):
 
 def step(pipeline, kind):
     """The one transform of that type, without its type."""
-    found, = (t for t in pipeline if t['type'] == kind)
+    (found,) = (t for t in pipeline if t['type'] == kind)
     return {key: value for key, value in found.items() if key != 'type'}
 
 
@@ -56,7 +57,8 @@ def expected_model(old):
         preprocessor.update(
             type='DetDataPreprocessor',
             pad_size_divisor=pad['size_divisor'],
-            pad_mask=step(pipeline, 'LoadAnnotations')['with_mask'])
+            pad_mask=step(pipeline, 'LoadAnnotations')['with_mask'],
+        )
     else:
         preprocessor.update(type='SegDataPreProcessor', **pad)
     return dict(model, data_preprocessor=preprocessor)
@@ -98,7 +100,7 @@ def expected_pipeline(pipeline, detection):
             args.setdefault('keep_ratio', True)
             new.append(dict(args, type='RandomResize' if 'ratio_range' in args else 'Resize'))
         elif kind == 'RandomFlip':
-            prob, = args.values()  # flip_ratio in mmdet 2, prob in mmseg 0
+            (prob,) = args.values()  # flip_ratio in mmdet 2, prob in mmseg 0
             new.append(dict(type=kind, prob=prob))
         elif kind == 'LoadAnnotations':
             args.pop('reduce_zero_label', None)  # now the data set's: see expected_dataset
@@ -118,16 +120,19 @@ def expected_dataset(old, split):
         dataset.update(
             data_root=root,
             ann_file=data['ann_file'].removeprefix(root),
-            data_prefix=dict(img=data['img_prefix'].removeprefix(root)))
+            data_prefix=dict(img=data['img_prefix'].removeprefix(root)),
+        )
         # What mmdet 2 did for every training set without being told.
-        dataset.update(dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)) if split == 'train' else
-                       dict(test_mode=True))
+        dataset.update(
+            dict(filter_cfg=dict(filter_empty_gt=True, min_size=32)) if split == 'train' else dict(test_mode=True)
+        )
     else:
         annotations = step(old['data']['train']['pipeline'], 'LoadAnnotations')
         dataset.update(
             data_root=data['data_root'],
             data_prefix=dict(img_path=data['img_dir'], seg_map_path=data['ann_dir']),
-            reduce_zero_label=annotations['reduce_zero_label'])
+            reduce_zero_label=annotations['reduce_zero_label'],
+        )
     return dataset
 
 
@@ -150,7 +155,8 @@ def test_evaluation(pair):
             type='CocoMetric',
             ann_file=old['data']['val']['ann_file'],
             metric=wanted['metric'],
-            classwise=wanted['classwise'])
+            classwise=wanted['classwise'],
+        )
     else:
         assert evaluator == dict(type='IoUMetric', iou_metrics=[wanted['metric']])
     assert cfg.test_evaluator == cfg.val_evaluator
@@ -168,10 +174,8 @@ def test_optimizer(pair):
     assert paramwise_cfg.pop('depths') == plain(cfg.model.backbone.depths)
     assert paramwise_cfg.pop('num_layers') == sum(cfg.model.backbone.depths)
     expected = dict(
-        type='OptimWrapper',
-        constructor=optimizer.pop('constructor'),
-        paramwise_cfg=paramwise_cfg,
-        optimizer=optimizer)
+        type='OptimWrapper', constructor=optimizer.pop('constructor'), paramwise_cfg=paramwise_cfg, optimizer=optimizer
+    )
     if old['optimizer_config'].get('grad_clip'):
         expected['clip_grad'] = old['optimizer_config']['grad_clip']
     assert plain(cfg.optim_wrapper) == expected
@@ -181,10 +185,10 @@ def official_lr(old, iteration, epoch):
     """The learning rate as mmcv 1.x computes it, in closed form."""
     policy, lr = old['lr_config'], old['optimizer']['lr']
     if policy['policy'] == 'step':
-        lr *= 0.1**sum(epoch >= milestone for milestone in policy['step'])
+        lr *= 0.1 ** sum(epoch >= milestone for milestone in policy['step'])
     else:
         progress = iteration / old['runner']['max_iters']
-        lr = (lr - policy['min_lr']) * (1 - progress)**policy['power'] + policy['min_lr']
+        lr = (lr - policy['min_lr']) * (1 - progress) ** policy['power'] + policy['min_lr']
     if iteration < policy['warmup_iters']:
         lr *= 1 - (1 - iteration / policy['warmup_iters']) * (1 - policy['warmup_ratio'])
     return lr

@@ -44,9 +44,7 @@ def make_inputs(
 ):
     """Tensors and keyword arguments of one call. No number is like its neighbour, so that nothing can be swapped."""
     generator = torch.Generator().manual_seed(seed)
-    out_size = [
-        (size[i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-    ]
+    out_size = [(size[i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)]
     points = groups * (kernel_size[0] * kernel_size[1] - remove_center)
     shapes = (
         (batch, *size, groups * group_channels),
@@ -100,7 +98,16 @@ class TestGolden:
         with np.load(folder / 'dcnv3_op.npz') as arrays:
             get = {
                 key: torch.from_numpy(arrays[f'{name}/{key}']).to(device)
-                for key in ('input', 'offset', 'mask', 'grad_output', 'output', 'grad_input', 'grad_offset', 'grad_mask')
+                for key in (
+                    'input',
+                    'offset',
+                    'mask',
+                    'grad_output',
+                    'output',
+                    'grad_input',
+                    'grad_offset',
+                    'grad_mask',
+                )
             }
         tensors = [get[key].to(dtype).requires_grad_() for key in ('input', 'offset', 'mask')]
         output = op(
@@ -122,9 +129,9 @@ class TestGolden:
 class TestByHand:
     """One channel, a 3 x 3 image of the numbers 1 to 9, a window of one point: what comes out can be read off.
 
-        1 2 3
-        4 5 6
-        7 8 9
+    1 2 3
+    4 5 6
+    7 8 9
     """
 
     image = torch.arange(1.0, 10).reshape(1, 3, 3, 1)

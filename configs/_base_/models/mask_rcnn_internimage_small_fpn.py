@@ -1,11 +1,10 @@
-# Mask R-CNN with the small variant (1.3 M parameters in the backbone) and thin heads, trained from scratch: minutes on a
-# laptop. A data set sets the number of classes.
+# Mask R-CNN with the small variant (1.3 M parameters in the backbone) and thin heads, trained from scratch in minutes on
+# a laptop. A data set sets the number of classes.
 _base_ = './mask_rcnn_internimage_fpn.py'
 
 width = 64
-norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)  # heads that start from nothing want a norm, as the backbone has
+norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)  # heads that start from nothing want one
 model = dict(
-    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         channels=32,
         depths=[1, 1, 3, 1],
@@ -28,7 +27,8 @@ model = dict(
             reg_class_agnostic=True,
             norm_cfg=norm_cfg),
         mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2), out_channels=width),
-        mask_head=dict(class_agnostic=True, num_convs=2, in_channels=width, conv_out_channels=width, norm_cfg=norm_cfg)),
+        mask_head=dict(
+            class_agnostic=True, num_convs=2, in_channels=width, conv_out_channels=width, norm_cfg=norm_cfg)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=300),
         rcnn=dict(sampler=dict(num=64))),
