@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, PixelData
 from mmseg.models import BaseSegmentor
 from mmseg.visualization import SegLocalVisualizer
 from torch import nn
@@ -94,19 +94,39 @@ def predict(model: nn.Module, image) -> BaseDataElement:
         return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
 
 
-def draw(model: nn.Module, image, result: BaseDataElement, score_thr=0.3, out_file=None) -> np.ndarray:
+def draw(model: nn.Module, image, result: BaseDataElement, score_thr=0.3, out_file=None, least_side=480) -> np.ndarray:
     """The image with the result of `predict` on it, (H, W, 3) uint8 RGB, also written to `out_file` if that is given.
 
-    Boxes of a score of at most `score_thr` are left out; segmentation does not use it.
+    Boxes of a score of at most `score_thr` are left out; segmentation does not use it. An image whose longer side is
+    under `least_side` pixels is enlarged by a whole factor first, so that the labels do not cover it (0: never).
     """
     picture = mmcv.bgr2rgb(_as_array(image))
+    factor = -(-least_side // max(picture.shape[:2])) or 1
+    picture, result = _enlarged(picture, result.cpu(), factor)
     options = dict(pred_score_thr=score_thr) if isinstance(result, DetDataSample) else {}
     # Without `out_file` the visualizer hands the picture to its storage backends: it has none.
-    model.visualizer.add_datasample('', picture, result.cpu(), draw_gt=False, **options)
+    model.visualizer.add_datasample('', picture, result, draw_gt=False, **options)
     drawn = model.visualizer.get_image()
     if out_file is not None:
         mmcv.imwrite(mmcv.rgb2bgr(drawn), str(out_file))
     return drawn
+
+
+def _enlarged(picture: np.ndarray, result: BaseDataElement, factor: int) -> tuple[np.ndarray, BaseDataElement]:
+    if factor == 1:
+        return picture, result
+    height, width = picture.shape[:2]
+    picture = cv2.resize(picture, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+    result = result.clone()
+    repeat = lambda x: torch.as_tensor(x).repeat_interleave(factor, -1).repeat_interleave(factor, -2)  # noqa: E731
+    if 'pred_sem_seg' in result:
+        result.pred_sem_seg = PixelData(data=repeat(result.pred_sem_seg.data))
+    else:
+        found = result.pred_instances
+        found.bboxes = found.bboxes * factor
+        if 'masks' in found:
+            found.masks = repeat(found.masks)
+    return picture, result
 
 
 def describe(result: BaseDataElement | dict, classes, score_thr=0.0) -> list[dict]:

@@ -50,9 +50,8 @@ def main() -> None:
             f'{title}: evaluation', folder, 'test.py', config, checkpoint, '--work-dir', folder / 'test'
         )
         images = ROOT / 'data' / 'shapes' / 'images' / 'val' / '00000*.png'
-        seconds['infer'] = call(
-            f'{title}: inference', folder, 'infer.py', images, config, checkpoint, '--out-dir', folder / 'pictures'
-        )
+        pictures = ['--out-dir', folder / 'pictures', '--score-thr', 0.5]
+        seconds['infer'] = call(f'{title}: inference', folder, 'infer.py', images, config, checkpoint, *pictures)
         found = evaluation(folder / 'test')
         rows.append((title, [f'{label} {found[key]:.3g}' for key, label in metrics.items()], seconds, checkpoint))
     plot(out)
@@ -134,14 +133,16 @@ def plot(out: Path) -> None:
     figure.savefig(out / 'curves.png', dpi=110)
 
 
-def overview(out: Path, columns: int = 5, scale: int = 2) -> None:
+def overview(out: Path, columns: int = 4) -> None:
     """One picture: a row of detections over a row of label maps, on the same images."""
     rows = []
     for name, _ in reversed(MODELS.values()):
         pictures = sorted((out / name / 'pictures').glob('00000*.png'))
         pictures = [picture for picture in pictures if 'label' not in picture.stem][:columns]
-        rows.append(np.hstack([cv2.resize(cv2.imread(str(p)), (160 * scale, 128 * scale)) for p in pictures]))
-    cv2.imwrite(str(out / 'overview.png'), np.vstack(rows))
+        rows.append(np.hstack([cv2.imread(str(picture)) for picture in pictures]))
+    cv2.imwrite(
+        str(out / 'overview.png'), cv2.resize(np.vstack(rows), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+    )
 
 
 if __name__ == '__main__':

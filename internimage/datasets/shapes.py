@@ -1,8 +1,8 @@
 """Generated scenes of overlapping, textured shapes for detection, instance and semantic segmentation.
 
-A small data set that needs no download. As with things in photos, outline and colour both hint at the class of a shape;
-textures say nothing, and shapes occlude each other. ``ShapesDataset`` (mmdet) and ``ShapesSegDataset`` (mmseg) write it on
-first use; by hand it is ``python -m internimage.datasets.shapes ROOT``.
+A small data set that needs no download. As with things in photos, outline and colour both hint at the class of a
+shape; textures say nothing, and shapes occlude each other. ``ShapesDataset`` (mmdet) and ``ShapesSegDataset`` (mmseg)
+write it on first use; by hand it is ``python -m internimage.datasets.shapes ROOT``.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-# Mask R-CNN with the small variant (1.3 M parameters in the backbone) and thin heads, trained from scratch in minutes on
-# a laptop. A data set sets the number of classes.
+# Mask R-CNN with the small variant (1.3 M parameters in the backbone) and thin heads, to be trained from scratch in
+# minutes on a laptop. A data set sets the number of classes.
 _base_ = './mask_rcnn_internimage_fpn.py'
 
 width = 64
