@@ -38,7 +38,7 @@ demo: setup
 	@$(BIN)/python tools/demo.py
 
 test: setup
-	@echo "== tests (about 10 minutes on 2 cores)"
+	@echo "== tests (about 5 minutes on 2 cores)"
 	@$(BIN)/python -m pytest -m "not slow"
 
 slow: setup

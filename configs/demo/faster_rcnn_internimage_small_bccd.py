@@ -7,7 +7,7 @@ _base_ = [
 
 data_root = 'data/bccd/BCCD/'
 classes = ('RBC', 'WBC', 'Platelets')
-max_epochs = 10
+max_epochs = 8
 image_scale = (320, 240)  # cells are about 100 pixels wide in the photos
 
 model = dict(

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -420,3 +423,27 @@ class TestErrors:
             torch.ops.ops_dcnv3.dcnv3_backward(
                 short[0], *(t.detach() for t in tensors), *options.values(), [True, True, True]
             )
+
+
+@pytest.mark.parametrize('capability', ['default', 'avx2'])
+def test_every_instruction_set_of_this_machine(capability):
+    """The kernels that a lesser processor would take, in a process of their own: the choice is made once."""
+    script = """
+import torch
+from ops_dcnv3 import dcnv3, reference
+
+print(torch.ops.ops_dcnv3.cpu_capability())
+torch.manual_seed(0)
+for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)):
+    for channels in (1, 4, 7, 16, 24, 48):
+        tensors = [torch.randn(2, 5, 6, n).to(dtype).requires_grad_() for n in (2 * channels, 36, 18)]
+        exact = [t.detach().double().requires_grad_() for t in tensors]
+        outputs = dcnv3(*tensors, groups=2), reference.dcnv3(*exact, groups=2)
+        gradients = torch.autograd.grad(outputs[0].sum(), tensors), torch.autograd.grad(outputs[1].sum(), exact)
+        for a, b in zip((outputs[0], *gradients[0]), (outputs[1], *gradients[1])):
+            assert (a.double() - b).abs().max() <= tolerance * b.abs().max(), (dtype, channels)
+"""
+    environment = {**os.environ, 'ATEN_CPU_CAPABILITY': capability}
+    done = subprocess.run([sys.executable, '-c', script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ('portable', 'AVX2' if capability == 'avx2' else 'portable')
