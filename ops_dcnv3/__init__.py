@@ -1,5 +1,7 @@
 """Deformable operators for PyTorch: compiled, differentiable, and dependent on torch alone."""
 
+import torch  # noqa: F401  (its libraries have to be loaded before ours)
+
 try:
     from . import _C  # noqa: F401  (loading it registers the operators)
 except ImportError as error:

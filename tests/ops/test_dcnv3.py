@@ -425,6 +425,12 @@ class TestErrors:
             )
 
 
+def test_imports_by_itself():
+    """Without torch having been imported before, whose libraries ours needs."""
+    done = subprocess.run([sys.executable, '-c', 'from ops_dcnv3 import DCNv3'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize('capability', ['default', 'avx2'])
 def test_every_instruction_set_of_this_machine(capability):
     """The kernels that a lesser processor would take, in a process of their own: the choice is made once."""
