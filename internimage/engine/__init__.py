@@ -1,3 +1,4 @@
+from .cpu_amp import CPUAmpOptimWrapper, keep_boxes_exact
 from .layer_decay import CustomLayerDecayOptimizerConstructor
 
-__all__ = ['CustomLayerDecayOptimizerConstructor']
+__all__ = ['CPUAmpOptimWrapper', 'CustomLayerDecayOptimizerConstructor', 'keep_boxes_exact']
