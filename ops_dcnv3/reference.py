@@ -35,7 +35,7 @@ def bilinear_sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
     def corner(row, column):
         valid = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        index = (row * width + column).where(valid, 0).long().flatten(1)[..., None]
+        index = (row.long() * width + column.long()).where(valid, 0).flatten(1)[..., None]
         if pixels.shape[1] == 0:
             return image.new_zeros(*x.shape, channels)
         values = pixels.gather(1, index.expand(batch, index.shape[1], channels)).reshape(*x.shape, channels)
@@ -64,6 +64,8 @@ def dcnv3(
     (pad_h, pad_w), (dilation_h, dilation_w) = _pair(padding), _pair(dilation)
     batch, height, width, channels = input.shape
     out_height, out_width = offset.shape[1:3]
+    dtype = input.dtype
+    input, offset, mask = (t.to(torch.promote_types(dtype, torch.float32)) for t in (input, offset, mask))
 
     # The regular grid around the middle of the window: x is the outer loop, y the inner one.
     grid = [
@@ -90,4 +92,4 @@ def dcnv3(
     touches = (x > -1) & (x < width) & (y > -1) & (y < height) | x.isnan() | y.isnan()
     sampled = bilinear_sample(by_group, x, y) * mask.where(touches, 0)[..., None]
     output = sampled.sum(dim=-2)
-    return output.unflatten(0, (batch, groups)).permute(0, 2, 3, 1, 4).flatten(-2)
+    return output.unflatten(0, (batch, groups)).permute(0, 2, 3, 1, 4).flatten(-2).to(dtype)

@@ -226,6 +226,15 @@ class TestAgainstReference:
             scale = wanted.abs().max()
             assert (gradient.double() - wanted).abs().max() <= 8 * ROUNDING[dtype] * scale
 
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_the_reference_keeps_positions_exact_in_16_bits(self, dtype, device):
+        """Column 300 and pixel 1100 have no exact bfloat16."""
+        tensors, options = make_inputs(size=(4, 300), dtype=dtype, device=device)
+        exact = run(reference.dcnv3, [t.double() for t in tensors], options)[0]
+        output = run(reference.dcnv3, tensors, options)[0]
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.double(), exact, rtol=2 * ROUNDING[dtype], atol=1e-3)
+
     def test_non_contiguous(self, device):
         tensors, options = make_inputs(device=device)
         strided = [torch.stack([t, t], dim=-1)[..., 0].transpose(1, 2).contiguous().transpose(1, 2) for t in tensors]
