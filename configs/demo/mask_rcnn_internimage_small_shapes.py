@@ -12,7 +12,8 @@ image_scale = (160, 128)
 
 model = dict(
     rpn_head=dict(anchor_generator=dict(scales=[4])),  # shapes of 30 to 72 pixels
-    roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)))
+    roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
+    test_cfg=dict(rcnn=dict(max_per_img=30)))  # a scene has at most 6
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -43,6 +44,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=3)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].T_max = max_epochs

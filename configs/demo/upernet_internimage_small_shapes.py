@@ -9,7 +9,7 @@ data_root = 'data/shapes/'
 num_classes = 6
 crop_size = (128, 160)
 image_scale = (160, 128)
-max_iters = 300
+max_iters = 240
 
 model = dict(
     data_preprocessor=dict(size=crop_size),

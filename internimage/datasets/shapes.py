@@ -25,11 +25,11 @@ CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 PALETTE = [(230, 60, 60), (60, 120, 240), (250, 190, 40), (60, 190, 90), (200, 80, 220)]  # RGB
 
 FORMAT_VERSION = 1  # to be raised when the same arguments no longer give the same files
-MIN_SIDE = 96  # pixels of an image side: room for eight shapes
+MIN_SIDE = 96  # pixels of an image side: room for six shapes
 DIAMETER = (30, 72)  # pixels, of the circle around a shape
 MIN_VISIBLE_AREA = 60  # pixels
-MIN_VISIBLE_FRACTION = 0.4  # of the whole shape, what lies outside the image included
-TYPICAL_COLOUR = 0.65  # of a shape's mean colour, how much is its class's; the rest is random
+MIN_VISIBLE_FRACTION = 0.5  # of the whole shape, what lies outside the image included
+TYPICAL_COLOUR = 0.8  # of a shape's mean colour, how much is its class's; the rest is random
 MIN_CONTRAST = 60  # distance between the mean colours of a shape and of what it covers
 
 
@@ -82,11 +82,11 @@ def generate_shapes(
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """One scene of 3 to 8 shapes, each drawn over the earlier ones.
+    """One scene of 3 to 6 shapes, each drawn over the earlier ones.
 
     Returns:
         The image, (height, width, 3) uint8 BGR; the instance map, (height, width) uint8, 0 for background and i + 1
-        where shape i is on top; the category 1..5 of each shape. At least 40 % and 60 pixels of a shape are visible.
+        where shape i is on top; the category 1..5 of each shape. At least 50 % and 60 pixels of a shape are visible.
     """
     width, height = size
     image = _texture(rng, size, period=rng.uniform(12, 48), colour=rng.uniform(60, 200) + rng.normal(0, 32, 3))
@@ -94,7 +94,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndar
     categories, whole_areas = [], []
     angle = rng.uniform(0, 2 * np.pi)
     light = np.array([np.cos(angle), np.sin(angle)])
-    num_shapes = rng.integers(3, 9)
+    num_shapes = rng.integers(3, 7)
     while len(categories) < num_shapes:
         category = int(rng.integers(len(CLASSES))) + 1
         radius = np.exp(rng.uniform(*np.log(DIAMETER))) / 2
