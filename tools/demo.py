@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     out = Path(args.out_dir or ROOT / 'work_dirs' / time.strftime('demo-%Y%m%d-%H%M%S')).resolve()
     out.mkdir(parents=True)
-    print(f'The demo takes about 7 minutes on 2 cores. Everything goes to {out}\n')
+    print(f'The demo takes about 8 minutes on 2 cores. Everything goes to {out}\n')
 
     rows, start = [], time.monotonic()
     for title, (name, metrics) in MODELS.items():
