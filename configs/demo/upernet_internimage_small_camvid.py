@@ -15,7 +15,7 @@ num_classes = len(metainfo['classes'])
 void = num_classes
 crop_size = (192, 256)
 image_scale = (480, 360)
-max_iters = 1400
+max_iters = 1200
 
 model = dict(
     data_preprocessor=dict(size=crop_size, seg_pad_val=void),
@@ -47,6 +47,6 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ignore_index=void)
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_iters=max_iters, val_interval=350)
+train_cfg = dict(max_iters=max_iters, val_interval=600)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_iters + 1
