@@ -14,7 +14,7 @@ setup(
             sources=sorted(str(path) for path in csrc.rglob('*.cpp')),
             depends=sorted(str(path) for path in csrc.rglob('*.h')),
             include_dirs=[str(csrc.resolve())],
-            extra_compile_args=['-O3', '-ffp-contract=fast', '-fvisibility=hidden'],
+            extra_compile_args=['-O3', '-ffp-contract=fast', '-fvisibility=hidden', '-Wno-psabi'],
             # No torch class crosses into Python, so one build serves every Python from 3.10 on.
             py_limited_api=True,
         )

@@ -23,6 +23,7 @@ def dcnv3(
     groups: int = 4,
     offset_scale: float = 1.0,
     remove_center: bool = False,
+    softmax: bool = False,
 ) -> Tensor:
     r"""Deformable convolution v3, the operator of InternImage (arXiv 2211.05778, equation 2).
 
@@ -42,13 +43,16 @@ def dcnv3(
         input (Tensor[N, H, W, C]): C divisible by ``groups``.
         offset (Tensor[N, H_out, W_out, groups * P * 2]): per point (x, y). P = kernel height * kernel width, one less
             with ``remove_center``; H_out = (H + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
-        mask (Tensor[N, H_out, W_out, groups * P]): the modulation, already normalised (softmax over P in InternImage).
+        mask (Tensor[N, H_out, W_out, groups * P]): the modulation, already normalised; with ``softmax`` its logits.
         kernel_size, stride, padding, dilation (int or (int, int)): (height, width).
         groups (int): groups of channels; each has its own offsets and mask.
         offset_scale (float): multiplies the regular grid and the offsets.
         remove_center (bool): leaves out the middle point of the window (odd kernels only).
+        softmax (bool): the modulation is the softmax of ``mask`` over the P points of each group, as in InternImage;
+            computed within the operator, without a tensor of its own.
 
-    The tensors share one device and one dtype: float32, float64, bfloat16 or float16, sums of the 16-bit ones being
+    ``offset`` and ``mask`` may be slices of the last dimension of one tensor; they are not copied then. An image has at
+    least one and fewer than 2^31 - 1 pixels. The tensors share one device and one dtype: float32, float64, bfloat16 or float16, sums of the 16-bit ones being
     kept in float32. Under autocast float32 tensors are cast to the autocast dtype. Gradients, by all three tensors, are
     deterministic. On a device without a compiled kernel :func:`ops_dcnv3.reference.dcnv3` runs in its place, with a
     warning.
@@ -60,7 +64,9 @@ def dcnv3(
         TypeError: an argument is not of its type, or the tensors differ in dtype.
         ValueError: a shape, a value or a device does not fit; the message has the rule and what was received.
     """
-    geometry = _check(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center)
+    geometry = _check(
+        input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax
+    )
     device_type = input.device.type
     autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     if autocast and input.dtype != torch.float64:
@@ -84,7 +90,9 @@ _COMPILED_DEVICES = frozenset(
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def _check(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center) -> tuple:
+def _check(
+    input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax
+) -> tuple:
     """All rules on the arguments; returns those after the tensors, with ints as pairs."""
     for name, tensor in (('input', input), ('offset', offset), ('mask', mask)):
         if not isinstance(tensor, Tensor):
@@ -107,6 +115,8 @@ def _check(input, offset, mask, kernel_size, stride, padding, dilation, groups, 
         raise ValueError(f'dcnv3: remove_center needs an odd kernel_size larger than 1, got {kernel_size}')
 
     batch, height, width, channels = input.shape
+    if height < 1 or width < 1:
+        raise ValueError(f'dcnv3: height and width of input must be at least 1, got shape {_shape(input)}')
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         raise ValueError(f'dcnv3: groups must be a positive int, got {groups!r}')
     if channels < 1 or channels % groups:
@@ -126,7 +136,7 @@ def _check(input, offset, mask, kernel_size, stride, padding, dilation, groups, 
                 f'{_shape(input)}, kernel_size {kernel_size}, stride {stride}, padding {padding}, dilation {dilation}, '
                 f'groups {groups}, remove_center {remove_center}; got {_shape(tensor)}'
             )
-    return kernel_size, stride, padding, dilation, groups, float(offset_scale), remove_center
+    return kernel_size, stride, padding, dilation, groups, float(offset_scale), remove_center, bool(softmax)
 
 
 def _shape(tensor) -> tuple:
@@ -162,7 +172,7 @@ def _warn_of_reference(device_type: str) -> None:
 
 
 @torch.library.register_fake('ops_dcnv3::dcnv3')
-def _(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center):
+def _(input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax):
     size = _output_size(input.shape[1:3], kernel_size, stride, padding, dilation)
     return input.new_empty((input.shape[0], *size, input.shape[3]))
 

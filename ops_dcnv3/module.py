@@ -164,12 +164,10 @@ class DCNv3(nn.Module):
             raise ValueError(f'DCNv3: input must be (N, H, W, {self.channels}), got shape {tuple(input.shape)}')
         value = self.input_proj(input)
         local = self.dw_conv(input.permute(0, 3, 1, 2))  # (N, H_out, W_out, C)
-        offset = self.offset(local)
-        mask = self.mask(local).unflatten(-1, (self.group, -1)).softmax(-1).flatten(-2)
         x = dcnv3(
             value,
-            offset,
-            mask.to(offset.dtype),  # autocast keeps softmax in float32
+            self.offset(local),
+            self.mask(local),
             kernel_size=self.kernel_size,
             stride=self.stride,
             padding=self.pad,
@@ -177,6 +175,7 @@ class DCNv3(nn.Module):
             groups=self.group,
             offset_scale=self.offset_scale,
             remove_center=self.remove_center,
+            softmax=True,
         )
         if self.center_feature_scale:
             scale = F.linear(

@@ -58,6 +58,7 @@ def dcnv3(
     groups: int = 4,
     offset_scale: float = 1.0,
     remove_center: bool = False,
+    softmax: bool = False,
 ) -> Tensor:
     """Specification of :func:`ops_dcnv3.dcnv3` (arXiv 2211.05778, equation 2); see there for the arguments."""
     (kernel_h, kernel_w), (stride_h, stride_w) = _pair(kernel_size), _pair(stride)
@@ -82,6 +83,9 @@ def dcnv3(
     offset = offset.reshape(batch, out_height, out_width, groups, points, 2)
     x = middle_x.to(offset)[:, None, None] + (grid[:, 0] + offset[..., 0]) * offset_scale
     y = middle_y.to(offset)[:, None, None, None] + (grid[:, 1] + offset[..., 1]) * offset_scale
+
+    if softmax:
+        mask = mask.unflatten(-1, (groups, points)).softmax(-1).flatten(-2)
 
     # Each group samples its own channels: (N * G, H_out, W_out, P).
     by_group = input.reshape(batch, height, width, groups, channels // groups).permute(0, 3, 1, 2, 4).flatten(0, 1)

@@ -112,9 +112,11 @@ class InternImageLayer(nn.Module):
         branch = norm(module(x)) if self.post_norm else module(norm(x))
         if res_post_norm is not None:
             branch = res_post_norm(branch)
-        if gamma is not None:
-            branch = gamma * branch
-        return x + self.drop_path(branch)
+        if gamma is None:
+            return x + self.drop_path(branch)
+        # Scale, stochastic depth and residual in one pass over the features: what is dropped is the scale of an image.
+        scale = self.drop_path(gamma.expand(x.shape[0], *[1] * (x.dim() - 2), -1))
+        return torch.addcmul(x, branch, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._branch(x, self.dcn, self.norm1, self.res_post_norm1, self.gamma1)

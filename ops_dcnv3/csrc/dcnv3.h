@@ -5,19 +5,19 @@
 
 namespace ops_dcnv3 {
 
-// Tensors are contiguous. C = groups * group_channels, P = points of one group at one output pixel.
+// C = groups * group_channels, P = points of one group at one output pixel. Contiguous, but for the distance between the
+// output pixels of offset and mask, which may be slices of one wider tensor.
 //   input   (batch, height, width, C)
 //   offset  (batch, out_height, out_width, groups, P, 2), (x, y) in units of offset_scale pixels
-//   mask    (batch, out_height, out_width, groups, P)
+//   mask    (batch, out_height, out_width, groups, P); with softmax, the logits of the modulation
 //   output  (batch, out_height, out_width, C)
 struct Dcnv3Params {
-  int64_t batch, height, width, out_height, out_width;
+  int64_t batch, height, width, out_height, out_width;  // height * width < 2^31
   int64_t groups, group_channels, points;
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int64_t offset_stride, mask_stride;  // elements from one output pixel to the next
   double offset_scale;
-  bool remove_center;
-
-  int64_t channels() const { return groups * group_channels; }
+  bool remove_center, softmax;
 };
 
 // Position of the middle of the kernel window, in input pixels, for output index `out` along one axis.
@@ -25,18 +25,12 @@ OPS_DCNV3_INLINE int64_t window_center(int64_t out, int64_t kernel, int64_t stri
   return dilation * (kernel - 1) / 2 - pad + out * stride;
 }
 
-// Regular grid of the kernel window relative to its middle, in input pixels: x is the outer loop, y the inner one.
-template <typename T>
-OPS_DCNV3_INLINE void kernel_grid(const Dcnv3Params& p, T* grid_x, T* grid_y) {
-  int64_t point = 0;
-  for (int64_t i = 0; i < p.kernel_w; ++i) {
-    for (int64_t j = 0; j < p.kernel_h; ++j) {
-      if (p.remove_center && i == p.kernel_w / 2 && j == p.kernel_h / 2) continue;
-      grid_x[point] = static_cast<T>(i * p.dilation_w - p.dilation_w * (p.kernel_w - 1) / 2);
-      grid_y[point] = static_cast<T>(j * p.dilation_h - p.dilation_h * (p.kernel_h - 1) / 2);
-      ++point;
-    }
-  }
+// One point of the kernel window relative to its middle, in input pixels: x is the outer loop, y the inner one.
+OPS_DCNV3_INLINE void kernel_grid(const Dcnv3Params& p, int64_t point, int64_t* x, int64_t* y) {
+  const int64_t center = p.kernel_w / 2 * p.kernel_h + p.kernel_h / 2;
+  const int64_t in_window = point + (p.remove_center && point >= center);
+  *x = in_window / p.kernel_h * p.dilation_w - p.dilation_w * (p.kernel_w - 1) / 2;
+  *y = in_window % p.kernel_h * p.dilation_h - p.dilation_h * (p.kernel_h - 1) / 2;
 }
 
 // Where a point lies, in input pixels along one axis. offset_scale multiplies the regular grid too.

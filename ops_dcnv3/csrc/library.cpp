@@ -6,11 +6,12 @@
 TORCH_LIBRARY(ops_dcnv3, m) {
   m.def(
       "dcnv3(Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride, int[2] padding, "
-      "int[2] dilation, int groups, float offset_scale, bool remove_center) -> Tensor");
+      "int[2] dilation, int groups, float offset_scale, bool remove_center, bool softmax) -> Tensor");
   // Gradients of (input, offset, mask); one that output_mask does not ask for comes back empty.
   m.def(
       "dcnv3_backward(Tensor grad_output, Tensor input, Tensor offset, Tensor mask, int[2] kernel_size, int[2] stride, "
-      "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool[3] output_mask) "
+      "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool softmax, "
+      "bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
   // The instruction set that the CPU kernels take on this machine, for tensors of many channels.
   m.def("cpu_capability() -> str");

@@ -40,6 +40,7 @@ def make_inputs(
     group_channels=5,
     offset_scale=1.5,
     remove_center=False,
+    softmax=False,
     dtype=torch.float64,
     device='cpu',
     spread=1.5,
@@ -64,6 +65,7 @@ def make_inputs(
         groups=groups,
         offset_scale=offset_scale,
         remove_center=remove_center,
+        softmax=softmax,
     )
     return tensors, options
 
@@ -205,6 +207,7 @@ class TestAgainstReference:
             group_channels=draw(st.integers(1, 40)),
             offset_scale=draw(st.sampled_from([0.0, 0.5, 1.0, 2.0])),
             remove_center=odd and draw(st.booleans()),
+            softmax=draw(st.booleans()),
             spread=draw(st.sampled_from([0.0, 1.0, 10.0])),
             seed=draw(st.integers(0, 2**31)),
         )

@@ -6,6 +6,10 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -82,16 +86,27 @@ auto* storage(const at::Tensor& tensor) {
   return reinterpret_cast<typename Storage<T>::type*>(tensor.data_ptr<T>());
 }
 
+// A large new tensor costs more to hand out, page by page, than to fill: ask for huge pages.
+void use_huge_pages(const at::Tensor& tensor) {
+#ifdef __linux__
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t data = reinterpret_cast<uintptr_t>(tensor.data_ptr()), end = (data + tensor.nbytes()) / kHuge * kHuge;
+  const uintptr_t begin = (data + kHuge - 1) / kHuge * kHuge;
+  if (begin + 8 * kHuge <= end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask, at::IntArrayRef kernel_size,
                  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                 double offset_scale, bool remove_center) {
-  const Dcnv3Params p = make_dcnv3_params(input, offset, mask, kernel_size, stride, padding, dilation, groups,
-                                          offset_scale, remove_center);
-  const at::Tensor in = input.contiguous(), off = offset.contiguous(), modulation = mask.contiguous();
-  at::Tensor output = at::empty({p.batch, p.out_height, p.out_width, p.channels()}, in.options());
+                 double offset_scale, bool remove_center, bool softmax) {
+  const at::Tensor in = input.contiguous(), off = dense_pixels(offset), modulation = dense_pixels(mask);
+  const Dcnv3Params p = make_dcnv3_params(in, off, modulation, kernel_size, stride, padding, dilation, groups,
+                                          offset_scale, remove_center, softmax);
+  at::Tensor output = at::empty({p.batch, p.out_height, p.out_width, in.size(3)}, in.options());
   if (output.numel() == 0) return output;
+  use_huge_pages(output);
   // A task worth starting a thread for does some 10^5 multiplications.
-  const int64_t row_work = p.out_width * p.channels() * p.points * 4, grain = std::max<int64_t>(1, 100000 / row_work);
+  const int64_t row_work = p.out_width * in.size(3) * p.points * 4, grain = std::max<int64_t>(1, 100000 / row_work);
   OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3", [&] {
     const auto& tasks = tasks_for<typename Storage<scalar_t>::type>(p);
     at::parallel_for(0, p.batch * p.out_height, grain, [&](int64_t begin, int64_t end) {
@@ -106,21 +121,21 @@ at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Te
 std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
     const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask,
     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-    int64_t groups, double offset_scale, bool remove_center, std::array<bool, 3> output_mask) {
-  const Dcnv3Params p = make_dcnv3_params(input, offset, mask, kernel_size, stride, padding, dilation, groups,
-                                          offset_scale, remove_center);
-  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef({p.batch, p.out_height, p.out_width, p.channels()}) &&
+    int64_t groups, double offset_scale, bool remove_center, bool softmax, std::array<bool, 3> output_mask) {
+  const at::Tensor in = input.contiguous(), off = dense_pixels(offset), modulation = dense_pixels(mask),
+                   grad_out = grad_output.contiguous();
+  const Dcnv3Params p = make_dcnv3_params(in, off, modulation, kernel_size, stride, padding, dilation, groups,
+                                          offset_scale, remove_center, softmax);
+  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef({p.batch, p.out_height, p.out_width, in.size(3)}) &&
                   grad_output.scalar_type() == input.scalar_type(),
               "dcnv3: grad_output must have the shape and dtype of the output, got ", grad_output.sizes(), ", ",
               grad_output.scalar_type());
-  const at::Tensor in = input.contiguous(), off = offset.contiguous(), modulation = mask.contiguous(),
-                   grad_out = grad_output.contiguous();
   auto none = [&] { return at::empty({0}, in.options()); };
   // The gradient of the input is a sum of many terms: float for the 16-bit types.
   const auto sum_type = in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor grad_input = output_mask[0] ? at::zeros_like(in, in.options().dtype(sum_type)) : none();
-  at::Tensor grad_offset = output_mask[1] ? at::empty_like(off) : none();
-  at::Tensor grad_mask = output_mask[2] ? at::empty_like(modulation) : none();
+  at::Tensor grad_offset = output_mask[1] ? at::empty(off.sizes(), off.options()) : none();
+  at::Tensor grad_mask = output_mask[2] ? at::empty(mask.sizes(), mask.options()) : none();
   const bool wants_points = output_mask[1] || output_mask[2];
   if (grad_out.numel() > 0) {
     OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3_backward", [&] {

@@ -1,10 +1,13 @@
 // DCNv3 for AVX2. The standard headers come before the target is set: what they define is shared with other files.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
-#include "dcnv3_tasks.h"
+#include "isa.h"
 
 #ifdef OPS_DCNV3_X86
 #if defined(__clang__)

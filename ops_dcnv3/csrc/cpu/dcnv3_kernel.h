@@ -1,11 +1,13 @@
 // DCNv3 on the CPU: the loops, for one instruction set. Included by one .cpp file per instruction set, which sets
 // OPS_DCNV3_ISA (a namespace) and OPS_DCNV3_VECTOR_BYTES. Knows no torch and starts no threads.
 //
-// First the geometry of all points of an output pixel (loops over points, vectorised), then the channels: every point is
-// four rows of channels and four weights. A corner outside the image reads a row of zeros and writes to a scratch row, so
-// that the loops over channels, where the time goes, have no branches.
+// The work goes tile by tile, a tile being a run of output pixels in one row, small enough for the first-level cache. First
+// the points: `locate` finds, a vector of points at a time, which pixels each one reads and with which weights. Then the
+// channels: a point is four rows of channels and four weights. Where all corners of a tile lie inside the image, the four
+// rows stand at fixed distances (kInterior).
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <type_traits>
 
@@ -15,94 +17,240 @@
 namespace ops_dcnv3 {
 namespace {
 
-template <typename T>
-struct Workspace {
-  using A = accumulate_t<T>;
-  // Per point of one output pixel: all groups in forward, one group in backward.
-  A *grid_x, *grid_y, *dx, *dy, *gain;
-  int32_t *x0, *y0;
-  // Per point and corner.
-  A *weight, *dot;
-  const T** row;
-  A** grad_row;
-  // One group of channels.
-  T* zeros;
-  A* sink;
+constexpr int64_t kTilePoints = 256;
 
-  // With memory == nullptr nothing is written; returns the bytes needed.
-  int64_t lay_out(const Dcnv3Params& p, char* memory) {
+// What is known of the points of one tile, pixel by pixel: all groups in forward, one group in backward. There is room for
+// a vector more than the points, as the last vector may reach beyond them.
+template <typename T>
+struct Tile {
+  using A = accumulate_t<T>;
+  using S = Simd<A>;
+  using V = typename S::Vector;
+  using Integer = typename S::Integer;
+  using Integers = typename S::Integers;
+
+  int64_t pixel_points, pixels;  // points of a pixel, the most pixels of a tile
+  // Of the kernel window, and of the pixel from the tile's first one: the same for every tile.
+  A *grid_x, *grid_y, *pixel_x;
+  // Read: offsets (x, y); logits, in forward and backward of the softmax; modulation.
+  A *offset, *logit, *modulation;
+  // Located: position, 0 for a point that reads nothing; top left pixel, -1 for such a point; whether there is a pixel to
+  // the right of it and below it, 1 or 0; modulation, or, for such a point, 0, or NaN where its position is.
+  A *x, *y;
+  Integer *pixel, *right, *below;
+  A* gain;
+  // Of the four corners of each point: gain * bilinear weight; in backward, grad_output . corner.
+  A *weight, *dot;
+  // Backward: gradient by the modulation.
+  A* grad_modulation;
+
+  // With memory == nullptr only counts; returns the bytes needed.
+  int64_t lay_out(const Dcnv3Params& p, int64_t groups, char* memory) {
+    pixel_points = groups * p.points;
+    pixels = std::min(p.out_width, std::max<int64_t>(1, kTilePoints / pixel_points));
+    const int64_t room = pixels * pixel_points + S::kWidth;
     int64_t used = 0;
     auto take = [&](auto*& block, int64_t count) {
       block = memory ? reinterpret_cast<std::remove_reference_t<decltype(block)>>(memory + used) : nullptr;
       used += (count * int64_t(sizeof(*block)) + 63) / 64 * 64;
     };
-    const int64_t points = p.groups * p.points, corners = 4 * points;
-    take(grid_x, points), take(grid_y, points), take(dx, points), take(dy, points), take(gain, points);
-    take(x0, points), take(y0, points);
-    take(weight, corners), take(dot, corners), take(row, corners), take(grad_row, corners);
-    take(zeros, p.group_channels), take(sink, p.group_channels);
+    take(grid_x, room), take(grid_y, room), take(pixel_x, room);
+    take(offset, 2 * room), take(logit, room), take(modulation, room);
+    take(x, room), take(y, room), take(pixel, room), take(right, room), take(below, room), take(gain, room);
+    take(weight, 4 * room), take(dot, 4 * room), take(grad_modulation, room);
     return used;
   }
 
-  Workspace(const Dcnv3Params& p, void* memory) {
-    lay_out(p, static_cast<char*>(memory));
+  Tile(const Dcnv3Params& p, int64_t groups, void* memory) {
+    const int64_t bytes = lay_out(p, groups, static_cast<char*>(memory));
     if (!memory) return;
-    for (int64_t group = 0; group < p.groups; ++group) kernel_grid(p, grid_x + group * p.points, grid_y + group * p.points);
-    std::memset(static_cast<void*>(zeros), 0, p.group_channels * sizeof(T));
-    std::memset(static_cast<void*>(sink), 0, p.group_channels * sizeof(A));
+    std::memset(memory, 0, bytes);
+    for (int64_t point = 0; point < p.points; ++point) {
+      int64_t column, row;
+      kernel_grid(p, point, &column, &row);
+      grid_x[point] = static_cast<A>(column);
+      grid_y[point] = static_cast<A>(row);
+    }
+    for (int64_t k = p.points; k < pixels * pixel_points; ++k) {
+      grid_x[k] = grid_x[k - p.points];
+      grid_y[k] = grid_y[k - p.points];
+      pixel_x[k] = k < pixel_points ? A(0) : pixel_x[k - pixel_points] + A(p.stride_w);
+    }
   }
+
+  template <typename Sample>
+  void store(int64_t k, V at_y, V at_x, const Sample& along_y, const Sample& along_x, Integers at_pixel, V at_gain);
 };
+
+// A vector of points, from point k on.
+template <typename T>
+template <typename Sample>
+inline void Tile<T>::store(int64_t k, V at_y, V at_x, const Sample& along_y, const Sample& along_x, Integers at_pixel,
+                           V at_gain) {
+  auto write = [k](auto vector, auto* array) { std::memcpy(array + k, &vector, sizeof(vector)); };
+  write(at_y, y);
+  write(at_x, x);
+  write(at_pixel, pixel);
+  write(along_x.step, right);
+  write(along_y.step, below);
+  write(at_gain, gain);
+  const V gain_y[2] = {at_gain * along_y.weight[0], at_gain * along_y.weight[1]};
+  V corner[4];
+  bilinear_weights(gain_y, along_x.weight, corner);
+  const V low[2] = {zip_low(corner[0], corner[2]), zip_low(corner[1], corner[3])};
+  const V high[2] = {zip_high(corner[0], corner[2]), zip_high(corner[1], corner[3])};
+  A* out = weight + 4 * k;
+  S::store(zip_low(low[0], low[1]), out);
+  S::store(zip_high(low[0], low[1]), out + S::kWidth);
+  S::store(zip_low(high[0], high[1]), out + 2 * S::kWidth);
+  S::store(zip_high(high[0], high[1]), out + 3 * S::kWidth);
+}
 
 template <typename T>
 int64_t workspace_bytes(const Dcnv3Params& p) {
-  return Workspace<T>(p, nullptr).lay_out(p, nullptr);
+  auto bytes = [&](int64_t groups) { return Tile<T>(p, groups, nullptr).lay_out(p, groups, nullptr); };
+  return std::max(bytes(p.groups), bytes(1));
 }
 
-// Corner and fraction of each point. gain is the mask value of a point that touches the image. Any other point gets the
-// corner (-2, -2), which has no corner inside, and gain 0, so that it contributes nothing; or NaN where its position is.
+// `run` elements of each of `pixels` pixels, `stride` apart, to one dense array.
 template <typename T>
-inline void locate_points(const Dcnv3Params& p, int64_t count, int64_t center_y, int64_t center_x, const T* offset,
-                          const T* mask, Workspace<T>& ws) {
+inline void read_pixels(const T* from, int64_t stride, int64_t run, int64_t pixels, accumulate_t<T>* to) {
+  using S = Simd<T>;
+  if (stride == run) run *= pixels, pixels = 1;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, from += stride, to += run) {
+    if constexpr (std::is_same<T, accumulate_t<T>>::value) {
+      std::memcpy(to, from, run * sizeof(T));
+    } else {
+      int64_t i = 0;
+      for (; i + S::kWidth <= run; i += S::kWidth) Simd<accumulate_t<T>>::store(S::load(from + i), to + i);
+      for (; i < run; ++i) to[i] = to_accumulate(from[i]);
+    }
+  }
+}
+
+template <typename T>
+inline void write_pixels(const accumulate_t<T>* from, int64_t stride, int64_t run, int64_t pixels, T* to) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel, from += run, to += stride) {
+    for (int64_t i = 0; i < run; ++i) from_accumulate(from[i], to + i);
+  }
+}
+
+template <typename V, typename Combine, int half = lanes<V> / 2>
+inline auto reduce(V values, Combine combine) {
+  if constexpr (half == 0) {
+    return values[0];
+  } else {
+    const V moved = shuffle(values, values, [](int i) constexpr { return (i + half) % lanes<V>; });
+    return reduce<V, Combine, half / 2>(combine(values, moved), combine);
+  }
+}
+
+// The modulation from the logits: a softmax over each of `runs` runs of `length` elements. What a vector writes beyond its
+// run, the next run overwrites.
+template <typename A>
+inline void softmax(const A* logit, int64_t runs, int64_t length, A* modulation) {
+  using S = Simd<A>;
+  using V = typename S::Vector;
+  typename S::Integers lane;
+  for (int i = 0; i < S::kWidth; ++i) lane[i] = i;
+  const V lowest = S::broadcast(-std::numeric_limits<A>::infinity());
+  auto load = [&](int64_t k) {
+    const V values = S::load(logit + k);
+    return lane < static_cast<typename S::Integer>(length - k) ? values : lowest;
+  };
+  auto add = [](V a, V b) { return a + b; };
+  auto largest = [](V a, V b) { return a > b ? a : b; };
+  for (int64_t run = 0; run < runs; ++run, logit += length, modulation += length) {
+    V top = lowest, sum = S::zero();
+    for (int64_t k = 0; k < length; k += S::kWidth) top = largest(top, load(k));
+    top = S::broadcast(reduce(top, largest));
+    for (int64_t k = 0; k < length; k += S::kWidth) {
+      const V power = exponential(load(k) - top);
+      sum += power;
+      S::store(power, modulation + k);
+    }
+    const V scale = S::broadcast(A(1) / reduce(sum, add));
+    for (int64_t k = 0; k < length; k += S::kWidth) S::store(S::load(modulation + k) * scale, modulation + k);
+  }
+}
+
+template <typename T>
+inline void prefetch(const T* from, int64_t count) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
+}
+
+// Fetches what is about to be read and what no hardware prefetcher foresees: offset and mask of the next tile, and below
+// the tile at (out_y, out_x), as far as points usually reach, the pixels that no earlier row has read.
+template <typename T>
+inline void prefetch_ahead(const Dcnv3Params& p, const T* image, const T* next_offset, const T* next_mask, int64_t out_y,
+                           int64_t out_x, int64_t pixels) {
+  prefetch(next_offset, pixels * p.offset_stride);
+  prefetch(next_mask, pixels * p.mask_stride);
+  const int64_t usual = 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
+  const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual;
+  const int64_t begin = std::min(p.width, out_x * p.stride_w), end = std::min(p.width, (out_x + pixels) * p.stride_w);
+  if (y < 0 || y >= p.height) return;
+  const int64_t channels = p.groups * p.group_channels;
+  prefetch(image + (y * p.width + begin) * channels, (end - begin) * channels);
+}
+
+// Reads offset and mask of `pixels` pixels from output pixel (out_y, out_x) on, and finds what their points read. True
+// where the four corners of every point lie inside the image.
+template <typename T>
+inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t out_y, int64_t out_x, int64_t pixels,
+                   Tile<T>& tile) {
   using A = accumulate_t<T>;
-  const A scale = static_cast<A>(p.offset_scale), cx = static_cast<A>(center_x), cy = static_cast<A>(center_y);
-  const int32_t height = static_cast<int32_t>(p.height), width = static_cast<int32_t>(p.width);
-  A *__restrict gx = ws.grid_x, *__restrict gy = ws.grid_y, *__restrict dx = ws.dx, *__restrict dy = ws.dy;
-  A* __restrict gain = ws.gain;
-  int32_t *__restrict x0 = ws.x0, *__restrict y0 = ws.y0;
-  for (int64_t k = 0; k < count; ++k) {
-    const A x = sampling_position(cx, gx[k], A(to_accumulate(offset[2 * k])), scale);
-    const A y = sampling_position(cy, gy[k], A(to_accumulate(offset[2 * k + 1])), scale);
-    const bool inside = touches_image(y, x, height, width);
-    const BilinearPoint<A> at = bilinear_point(inside ? y : A(0), inside ? x : A(0));
-    x0[k] = inside ? at.x0 : -2;
-    y0[k] = inside ? at.y0 : -2;
-    dx[k] = at.dx;
-    dy[k] = at.dy;
-    const A nothing = (x != x) | (y != y) ? std::numeric_limits<A>::quiet_NaN() : A(0);
-    gain[k] = inside ? A(to_accumulate(mask[k])) : nothing;
+  using S = Simd<A>;
+  using V = typename S::Vector;
+  using I = typename S::Integers;
+  const int64_t count = pixels * tile.pixel_points;
+  read_pixels(offset, p.offset_stride, 2 * tile.pixel_points, pixels, tile.offset);
+  read_pixels(mask, p.mask_stride, tile.pixel_points, pixels, p.softmax ? tile.logit : tile.modulation);
+  if (p.softmax) softmax(tile.logit, count / p.points, p.points, tile.modulation);
+
+  const V center_y = S::broadcast(A(window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h)));
+  const V center_x = S::broadcast(A(window_center(out_x, p.kernel_w, p.stride_w, p.pad_w, p.dilation_w)));
+  const V scale = S::broadcast(A(p.offset_scale)), height = S::broadcast(A(p.height)), width = S::broadcast(A(p.width));
+  const I rows = I{} + typename S::Integer(p.height), columns = I{} + typename S::Integer(p.width);
+  const V last_y = height - 1, last_x = width - 1, zero = S::zero();
+  bool interior = true;
+  for (int64_t k = 0; k < count; k += S::kWidth) {
+    const V first = S::load(tile.offset + 2 * k), second = S::load(tile.offset + 2 * k + S::kWidth);
+    const V y = sampling_position(center_y, S::load(tile.grid_y + k), odd(first, second), scale);
+    const V x = sampling_position(center_x + S::load(tile.pixel_x + k), S::load(tile.grid_x + k), even(first, second), scale);
+    const V modulation = S::load(tile.modulation + k);
+    if (all((y >= zero) & (x >= zero) & (y < last_y) & (x < last_x))) {
+      const auto along_y = linear_sample_inside<I>(y), along_x = linear_sample_inside<I>(x);
+      tile.store(k, y, x, along_y, along_x, along_y.first * columns + along_x.first, modulation);
+    } else {
+      interior = false;
+      const I inside = touches_image(y, height) & touches_image(x, width);
+      const V safe_y = inside ? y : zero, safe_x = inside ? x : zero;
+      const V nothing = (x != x) | (y != y) ? S::broadcast(std::numeric_limits<A>::quiet_NaN()) : zero;
+      const auto along_y = linear_sample(safe_y, rows), along_x = linear_sample(safe_x, columns);
+      const I pixel = along_y.first * columns + along_x.first;
+      tile.store(k, safe_y, safe_x, along_y, along_x, inside ? pixel : I{} - 1, inside ? modulation : nothing);
+    }
   }
+  return interior;
 }
 
-// Rows of channels at the four corners of a point; `outside` stands in for a corner outside the image.
-template <typename Row>
-inline void corner_rows(const Dcnv3Params& p, int32_t y0, int32_t x0, Row* image, Row* outside, Row** row) {
-  const int64_t channels = p.channels(), below = p.width * channels;
-  auto within = [](int32_t index, int64_t size) { return uint32_t(index) < uint32_t(size); };
-  if (within(y0, p.height - 1) && within(x0, p.width - 1)) {
-    Row* first = image + (y0 * p.width + x0) * channels;
-    row[0] = first;
-    row[1] = first + channels;
-    row[2] = first + below;
-    row[3] = first + below + channels;
-    return;
-  }
-  for (int32_t corner = 0; corner < 4; ++corner) {
-    const int32_t y = y0 + corner / 2, x = x0 + corner % 2;
-    row[corner] = within(y, p.height) && within(x, p.width) ? image + (y * p.width + x) * channels : outside;
-  }
+// How far from the first pixel of the image the corners of a point stand, in elements. False for a point without any.
+template <bool kInterior, typename T>
+inline bool corners(const Tile<T>& tile, int64_t k, int64_t channels, int64_t row, int64_t at[4]) {
+  const int64_t pixel = tile.pixel[k];
+  if (!kInterior && pixel < 0) return false;
+  const int64_t right = kInterior ? channels : -int64_t(tile.right[k]) & channels;
+  const int64_t below = kInterior ? row : -int64_t(tile.below[k]) & row;
+  at[0] = pixel * channels;
+  at[1] = at[0] + right;
+  at[2] = at[0] + below;
+  at[3] = at[1] + below;
+  return true;
 }
 
-// Calls body(channel, number of vectors as a constant) over the group's channels, then tail(channel) one by one.
+// Calls body(channel, number of vectors as a constant) over the channels of a group, then tail(channel) one by one.
 template <typename S, typename Body, typename Tail>
 inline void for_channels(int64_t channels, Body body, Tail tail) {
   int64_t c = 0;
@@ -112,131 +260,192 @@ inline void for_channels(int64_t channels, Body body, Tail tail) {
   for (; c < channels; ++c) tail(c);
 }
 
-template <typename T>
-void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, T* output, int64_t row_begin,
-             int64_t row_end, void* memory) {
+// Calls function(channels of a group as a constant), 0 standing for any other number.
+template <typename Function>
+inline void with_channels(int64_t group_channels, Function function) {
+  switch (group_channels) {
+    case 8:
+      return function(std::integral_constant<int, 8>());
+    case 16:
+      return function(std::integral_constant<int, 16>());
+    case 32:
+      return function(std::integral_constant<int, 32>());
+    case 64:
+      return function(std::integral_constant<int, 64>());
+    default:
+      return function(std::integral_constant<int, 0>());
+  }
+}
+
+// One tile of the output; `image` and `output` stand at its first channel.
+template <int kChannels, bool kInterior, typename T>
+inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image, T* output) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
   using V = typename S::Vector;
-  Workspace<T> ws(p, memory);
-  const int64_t pixel_points = p.groups * p.points;
-  for (int64_t out_row = row_begin; out_row < row_end; ++out_row) {
-    const T* image = input + out_row / p.out_height * p.height * p.width * p.channels();
-    const int64_t center_y =
-        window_center(out_row % p.out_height, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h);
-    for (int64_t out_x = 0; out_x < p.out_width; ++out_x) {
-      const int64_t pixel = out_row * p.out_width + out_x;
-      const int64_t center_x = window_center(out_x, p.kernel_w, p.stride_w, p.pad_w, p.dilation_w);
-      locate_points(p, pixel_points, center_y, center_x, offset + pixel * pixel_points * 2, mask + pixel * pixel_points,
-                    ws);
-      for (int64_t k = 0; k < pixel_points; ++k) {
-        A weight[4];
-        bilinear_weights(ws.dy[k], ws.dx[k], weight);
-        for (int corner = 0; corner < 4; ++corner) ws.weight[4 * k + corner] = weight[corner] * ws.gain[k];
-      }
-      for (int64_t group = 0; group < p.groups; ++group) {
-        const int64_t first_point = group * p.points;
-        const T* group_image = image + group * p.group_channels;
-        T* out = output + pixel * p.channels() + group * p.group_channels;
-        for (int64_t k = 0; k < p.points; ++k) {
-          corner_rows<const T>(p, ws.y0[first_point + k], ws.x0[first_point + k], group_image, ws.zeros, ws.row + 4 * k);
-        }
-        const A* weights = ws.weight + 4 * first_point;
-        for_channels<S>(
-            p.group_channels,
-            [&](int64_t c, auto vectors) {
-              V total[vectors()];
-              for (int v = 0; v < vectors(); ++v) total[v] = S::zero();
-              for (int64_t k = 0; k < p.points; ++k) {
-                const T* const* row = ws.row + 4 * k;
-                const V w0 = S::broadcast(weights[4 * k]), w1 = S::broadcast(weights[4 * k + 1]);
-                const V w2 = S::broadcast(weights[4 * k + 2]), w3 = S::broadcast(weights[4 * k + 3]);
-                for (int v = 0; v < vectors(); ++v) {
-                  const int64_t at = c + v * S::kWidth;
-                  total[v] += (w0 * S::load(row[0] + at) + w1 * S::load(row[1] + at)) +
-                              (w2 * S::load(row[2] + at) + w3 * S::load(row[3] + at));
-                }
+  const int64_t group_channels = kChannels ? kChannels : p.group_channels, channels = p.groups * group_channels;
+  const int64_t row = p.width * channels;
+  for (int64_t pixel = 0, first = 0; pixel < pixels; ++pixel) {
+    for (int64_t group = 0; group < p.groups; ++group, first += p.points, output += group_channels) {
+      const T* group_image = image + group * group_channels;
+      for_channels<S>(
+          group_channels,
+          [&](int64_t c, auto vectors) {
+            constexpr int count = decltype(vectors)::value, sums = count == 1 ? 4 : 2;  // enough of them not to wait
+            V total[count][sums] = {};
+            const T* channel = group_image + c;
+            const A* weights = tile.weight + 4 * first;
+            const int64_t end = first + p.points;
+#pragma GCC unroll 3
+            for (int64_t k = first; k < end; ++k, weights += 4) {
+              int64_t at[4];
+              if (!corners<kInterior>(tile, k, channels, row, at)) {
+                for (int v = 0; v < count; ++v) total[v][0] += S::broadcast(tile.gain[k]);
+                continue;
               }
-              for (int v = 0; v < vectors(); ++v) S::store(total[v], out + c + v * S::kWidth);
-            },
-            [&](int64_t c) {
-              A total = 0;
-              for (int64_t k = 0; k < 4 * p.points; ++k) total += weights[k] * to_accumulate(ws.row[k][c]);
-              from_accumulate(total, out + c);
-            });
-      }
+              V weight[4];
+              spread(weights, weight);
+              for (int corner = 0; corner < 4; ++corner) {
+                const T* from = channel + at[corner];
+                for (int v = 0; v < count; ++v) total[v][corner % sums] += weight[corner] * S::load(from + v * S::kWidth);
+              }
+            }
+            for (int v = 0; v < count; ++v) {
+              V sum = total[v][0] + total[v][1];
+              if constexpr (sums == 4) sum += total[v][2] + total[v][3];
+              S::store(sum, output + c + v * S::kWidth);
+            }
+          },
+          [&](int64_t c) {
+            A total = 0;
+            for (int64_t k = first; k < first + p.points; ++k) {
+              int64_t at[4];
+              if (!corners<kInterior>(tile, k, channels, row, at)) {
+                total += tile.gain[k];
+                continue;
+              }
+              for (int corner = 0; corner < 4; ++corner) {
+                total += tile.weight[4 * k + corner] * to_accumulate(group_image[at[corner] + c]);
+              }
+            }
+            from_accumulate(total, output + c);
+          });
     }
   }
 }
 
-template <typename T, bool kWantInput, bool kWantPoints>
-void backward_slab(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, const T* grad_output,
-                   const Dcnv3Gradients<T>& grad, int64_t image, int64_t group, int64_t row_begin, int64_t row_end,
-                   void* memory) {
+template <typename T>
+void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, T* output, int64_t row_begin,
+             int64_t row_end, void* memory) {
+  Tile<T> tile(p, p.groups, memory);
+  const int64_t channels = p.groups * p.group_channels;
+  with_channels(p.group_channels, [&](auto group_channels) {
+    constexpr int kChannels = decltype(group_channels)::value;
+    const int64_t last = row_end * p.out_width;
+    for (int64_t row = row_begin; row < row_end; ++row) {
+      const T* image = input + row / p.out_height * p.height * p.width * channels;
+      for (int64_t out_x = 0; out_x < p.out_width; out_x += tile.pixels) {
+        const int64_t pixel = row * p.out_width + out_x, pixels = std::min(tile.pixels, p.out_width - out_x);
+        const int64_t next = pixel + (pixel + pixels < last ? pixels : 0);
+        prefetch_ahead(p, image, offset + next * p.offset_stride, mask + next * p.mask_stride, row % p.out_height, out_x,
+                       std::min(pixels, last - next));
+        const bool interior = locate(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
+                                     row % p.out_height, out_x, pixels, tile);
+        const auto sample_tile = interior ? sample<kChannels, true, T> : sample<kChannels, false, T>;
+        sample_tile(p, tile, pixels, image, output + pixel * channels);
+      }
+    }
+  });
+}
+
+// One tile of one group: `image`, `grad_output` and `grad_input` stand at the group's first channel. Writes tile.dot and
+// adds to grad_input, as far as they are wanted.
+template <int kChannels, bool kInterior, bool kWantInput, bool kWantPoints, typename T>
+inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image,
+                              const T* grad_output, accumulate_t<T>* grad_input) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
   using SA = Simd<A>;
   using V = typename S::Vector;
-  Workspace<T> ws(p, memory);
-  const int64_t image_start = image * p.height * p.width * p.channels() + group * p.group_channels;
-  const A scale = static_cast<A>(p.offset_scale);
-  for (int64_t out_y = row_begin; out_y < row_end; ++out_y) {
-    const int64_t center_y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h);
-    for (int64_t out_x = 0; out_x < p.out_width; ++out_x) {
-      const int64_t center_x = window_center(out_x, p.kernel_w, p.stride_w, p.pad_w, p.dilation_w);
-      const int64_t pixel = (image * p.out_height + out_y) * p.out_width + out_x;
-      const int64_t first_point = (pixel * p.groups + group) * p.points;
-      const T* grad_out = grad_output + pixel * p.channels() + group * p.group_channels;
-      locate_points(p, p.points, center_y, center_x, offset + 2 * first_point, mask + first_point, ws);
-      for (int64_t k = 0; k < p.points; ++k) {
-        bilinear_weights(ws.dy[k], ws.dx[k], ws.weight + 4 * k);
-        if (kWantPoints) corner_rows<const T>(p, ws.y0[k], ws.x0[k], input + image_start, ws.zeros, ws.row + 4 * k);
-        if (kWantInput) corner_rows<A>(p, ws.y0[k], ws.x0[k], grad.input + image_start, ws.sink, ws.grad_row + 4 * k);
-        for (int corner = 0; corner < 4; ++corner) ws.dot[4 * k + corner] = 0;
-      }
-      for_channels<S>(
-          p.group_channels,
-          [&](int64_t c, auto vectors) {
-            V g[vectors()];
-            for (int v = 0; v < vectors(); ++v) g[v] = S::load(grad_out + c + v * S::kWidth);
-            for (int64_t k = 0; k < p.points; ++k) {
+  const int64_t group_channels = kChannels ? kChannels : p.group_channels, channels = p.groups * group_channels;
+  const int64_t row = p.width * channels;
+  if (kWantPoints) std::memset(tile.dot, 0, 4 * pixels * p.points * sizeof(A));
+  for (int64_t pixel = 0, first = 0; pixel < pixels; ++pixel, first += p.points, grad_output += channels) {
+    for_channels<S>(
+        group_channels,
+        [&](int64_t c, auto vectors) {
+          constexpr int count = decltype(vectors)::value;
+          V grad[count];
+          for (int v = 0; v < count; ++v) grad[v] = S::load(grad_output + c + v * S::kWidth);
+          for (int64_t k = first; k < first + p.points; ++k) {
+            int64_t at[4];
+            if (!corners<kInterior>(tile, k, channels, row, at)) continue;
+            if (kWantPoints) {
+              V product[4];
               for (int corner = 0; corner < 4; ++corner) {
-                if (kWantPoints) {
-                  const T* row = ws.row[4 * k + corner] + c;
-                  V product = g[0] * S::load(row);
-                  for (int v = 1; v < vectors(); ++v) product += g[v] * S::load(row + v * S::kWidth);
-                  ws.dot[4 * k + corner] += S::sum(product);
-                }
-                if (kWantInput) {
-                  A* grad_row = ws.grad_row[4 * k + corner] + c;
-                  const V weight = S::broadcast(ws.weight[4 * k + corner] * ws.gain[k]);
-                  for (int v = 0; v < vectors(); ++v) {
-                    SA::store(SA::load(grad_row + v * S::kWidth) + weight * g[v], grad_row + v * S::kWidth);
-                  }
+                const T* from = image + at[corner] + c;
+                product[corner] = grad[0] * S::load(from);
+                for (int v = 1; v < count; ++v) product[corner] += grad[v] * S::load(from + v * S::kWidth);
+              }
+              add_sums(product[0], product[1], product[2], product[3], tile.dot + 4 * k);
+            }
+            if (kWantInput) {
+              V weight[4];
+              spread(tile.weight + 4 * k, weight);
+              for (int corner = 0; corner < 4; ++corner) {
+                A* to = grad_input + at[corner] + c;
+                for (int v = 0; v < count; ++v) {
+                  SA::store(SA::load(to + v * S::kWidth) + weight[corner] * grad[v], to + v * S::kWidth);
                 }
               }
             }
-          },
-          [&](int64_t c) {
-            const A g = to_accumulate(grad_out[c]);
-            for (int64_t k = 0; k < 4 * p.points; ++k) {
-              if (kWantPoints) ws.dot[k] += g * to_accumulate(ws.row[k][c]);
-              if (kWantInput) ws.grad_row[k][c] += ws.weight[k] * ws.gain[k / 4] * g;
+          }
+        },
+        [&](int64_t c) {
+          const A grad = to_accumulate(grad_output[c]);
+          for (int64_t k = first; k < first + p.points; ++k) {
+            int64_t at[4];
+            if (!corners<kInterior>(tile, k, channels, row, at)) continue;
+            for (int corner = 0; corner < 4; ++corner) {
+              if (kWantPoints) tile.dot[4 * k + corner] += grad * to_accumulate(image[at[corner] + c]);
+              if (kWantInput) grad_input[at[corner] + c] += tile.weight[4 * k + corner] * grad;
             }
-          });
-      if (!kWantPoints) continue;
-      for (int64_t k = 0; k < p.points; ++k) {
-        const A *weight = ws.weight + 4 * k, *dot = ws.dot + 4 * k;
-        const bool nan = ws.x0[k] == -2 && ws.gain[k] != ws.gain[k];  // position, not mask
-        A value = nan ? ws.gain[k] : A(0), grad_y, grad_x;
-        for (int corner = 0; corner < 4; ++corner) value += weight[corner] * dot[corner];
-        bilinear_gradient(ws.dy[k], ws.dx[k], dot, &grad_y, &grad_x);
-        if (grad.mask) from_accumulate(value, grad.mask + first_point + k);
-        if (grad.offset) {
-          from_accumulate(grad_x * ws.gain[k] * scale, grad.offset + 2 * (first_point + k));
-          from_accumulate(grad_y * ws.gain[k] * scale, grad.offset + 2 * (first_point + k) + 1);
-        }
-      }
+          }
+        });
+  }
+}
+
+// From tile.dot to the gradients by the offsets (in tile.offset) and by the modulation or the logits.
+template <typename T>
+inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels) {
+  using A = accumulate_t<T>;
+  using S = Simd<A>;
+  using V = typename S::Vector;
+  using I = typename S::Integers;
+  const V scale = S::broadcast(A(p.offset_scale));
+  const I rows = I{} + typename S::Integer(p.height), columns = I{} + typename S::Integer(p.width);
+  for (int64_t k = 0; k < pixels * p.points; k += S::kWidth) {
+    V four[4];  // (corner 0, 1, 2, 3) of a point, then of the next
+    for (int i = 0; i < 4; ++i) four[i] = S::load(tile.dot + 4 * k + i * S::kWidth);
+    const V left[2] = {even(four[0], four[1]), even(four[2], four[3])};
+    const V right[2] = {odd(four[0], four[1]), odd(four[2], four[3])};
+    const V corner[4] = {even(left[0], left[1]), even(right[0], right[1]), odd(left[0], left[1]), odd(right[0], right[1])};
+    const auto along_y = linear_sample(S::load(tile.y + k), rows), along_x = linear_sample(S::load(tile.x + k), columns);
+    const V gain = S::load(tile.gain + k), value = bilinear(along_y.weight, along_x.weight, corner);
+    const V grad_y = bilinear(along_y.slope, along_x.weight, corner) * gain * scale;
+    const V grad_x = bilinear(along_y.weight, along_x.slope, corner) * gain * scale;
+    I pixel;
+    std::memcpy(&pixel, tile.pixel + k, sizeof(pixel));
+    S::store(pixel < 0 ? gain : value, tile.grad_modulation + k);
+    S::store(zip_low(grad_x, grad_y), tile.offset + 2 * k);
+    S::store(zip_high(grad_x, grad_y), tile.offset + 2 * k + S::kWidth);
+  }
+  if (!p.softmax) return;
+  for (int64_t first = 0; first < pixels * p.points; first += p.points) {
+    A mean = 0;
+    for (int64_t k = first; k < first + p.points; ++k) mean += tile.modulation[k] * tile.grad_modulation[k];
+    for (int64_t k = first; k < first + p.points; ++k) {
+      tile.grad_modulation[k] = tile.modulation[k] * (tile.grad_modulation[k] - mean);
     }
   }
 }
@@ -245,11 +454,38 @@ template <typename T>
 void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, const T* grad_output,
               const Dcnv3Gradients<T>& grad, int64_t image, int64_t group, int64_t row_begin, int64_t row_end,
               void* memory) {
-  const bool points = grad.offset || grad.mask;
-  const auto slab = !points       ? backward_slab<T, true, false>
-                    : !grad.input ? backward_slab<T, false, true>
-                                  : backward_slab<T, true, true>;
-  slab(p, input, offset, mask, grad_output, grad, image, group, row_begin, row_end, memory);
+  Tile<T> tile(p, 1, memory);
+  const int64_t channels = p.groups * p.group_channels, points = p.groups * p.points;
+  const int64_t start = image * p.height * p.width * channels + group * p.group_channels;
+  const bool want_points = grad.offset || grad.mask;
+  with_channels(p.group_channels, [&](auto group_channels) {
+    constexpr int kChannels = decltype(group_channels)::value;
+    auto run = [&](auto want_input, auto want_points) {
+      for (int64_t out_y = row_begin; out_y < row_end; ++out_y) {
+        for (int64_t out_x = 0; out_x < p.out_width; out_x += tile.pixels) {
+          const int64_t pixel = (image * p.out_height + out_y) * p.out_width + out_x;
+          const int64_t pixels = std::min(tile.pixels, p.out_width - out_x), first = pixel * points + group * p.points;
+          const bool interior = locate(p, offset + pixel * p.offset_stride + 2 * group * p.points,
+                                       mask + pixel * p.mask_stride + group * p.points, out_y, out_x, pixels, tile);
+          const auto tile_channels = interior ? backward_channels<kChannels, true, want_input(), want_points(), T>
+                                              : backward_channels<kChannels, false, want_input(), want_points(), T>;
+          tile_channels(p, tile, pixels, input + start, grad_output + pixel * channels + group * p.group_channels,
+                        want_input() ? grad.input + start : nullptr);
+          if (!want_points()) continue;
+          backward_points(p, tile, pixels);
+          if (grad.offset) write_pixels(tile.offset, 2 * points, 2 * p.points, pixels, grad.offset + 2 * first);
+          if (grad.mask) write_pixels(tile.grad_modulation, points, p.points, pixels, grad.mask + first);
+        }
+      }
+    };
+    if (!want_points) {
+      run(std::true_type(), std::false_type());
+    } else if (!grad.input) {
+      run(std::false_type(), std::true_type());
+    } else {
+      run(std::true_type(), std::true_type());
+    }
+  });
 }
 
 }  // namespace

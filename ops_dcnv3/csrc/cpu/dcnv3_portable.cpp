@@ -1,7 +1,4 @@
 // DCNv3 with the 16-byte vectors that every 64-bit processor has (SSE2, NEON).
-#include <limits>
-#include <type_traits>
-
 #define OPS_DCNV3_ISA portable
 #define OPS_DCNV3_VECTOR_BYTES 16
 #include "dcnv3_kernel.h"

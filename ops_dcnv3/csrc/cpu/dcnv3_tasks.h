@@ -3,6 +3,7 @@
 
 #include "dcnv3.h"
 #include "element_types.h"
+#include "isa.h"
 
 namespace ops_dcnv3 {
 
@@ -38,8 +39,7 @@ struct Dcnv3Tasks {
   }
 
 OPS_DCNV3_DECLARE_TASKS(portable)
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define OPS_DCNV3_X86 1
+#ifdef OPS_DCNV3_X86
 OPS_DCNV3_DECLARE_TASKS(avx2)
 OPS_DCNV3_DECLARE_TASKS(avx512)
 #endif
