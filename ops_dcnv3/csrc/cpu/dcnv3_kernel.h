@@ -174,25 +174,25 @@ inline void softmax(const A* logit, int64_t runs, int64_t length, A* modulation)
   }
 }
 
+// Fetches `run` elements of each of `pixels` pixels, `stride` apart.
 template <typename T>
-inline void prefetch(const T* from, int64_t count) {
+inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels) {
   constexpr int64_t line = 64 / sizeof(T);
-  for (int64_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t i = 0; i < run + line - 1; i += line) __builtin_prefetch(from + pixel * stride + std::min(i, run - 1));
+  }
 }
 
-// Fetches what is about to be read and what no hardware prefetcher foresees: offset and mask of the next tile, and below
-// the tile at (out_y, out_x), as far as points usually reach, the pixels that no earlier row has read.
+// Fetches, for a tile at (out_y, out_x), the pixels that no earlier row has read: those as far below as points usually
+// reach. No hardware prefetcher foresees them. `image` stands at the first of `run` channels.
 template <typename T>
-inline void prefetch_ahead(const Dcnv3Params& p, const T* image, const T* next_offset, const T* next_mask, int64_t out_y,
-                           int64_t out_x, int64_t pixels) {
-  prefetch(next_offset, pixels * p.offset_stride);
-  prefetch(next_mask, pixels * p.mask_stride);
+inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y, int64_t out_x, int64_t pixels) {
   const int64_t usual = 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
   const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual;
   const int64_t begin = std::min(p.width, out_x * p.stride_w), end = std::min(p.width, (out_x + pixels) * p.stride_w);
   if (y < 0 || y >= p.height) return;
   const int64_t channels = p.groups * p.group_channels;
-  prefetch(image + (y * p.width + begin) * channels, (end - begin) * channels);
+  prefetch(image + (y * p.width + begin) * channels, channels, run, end - begin);
 }
 
 // Reads offset and mask of `pixels` pixels from output pixel (out_y, out_x) on, and finds what their points read. True
@@ -346,9 +346,10 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
       const T* image = input + row / p.out_height * p.height * p.width * channels;
       for (int64_t out_x = 0; out_x < p.out_width; out_x += tile.pixels) {
         const int64_t pixel = row * p.out_width + out_x, pixels = std::min(tile.pixels, p.out_width - out_x);
-        const int64_t next = pixel + (pixel + pixels < last ? pixels : 0);
-        prefetch_ahead(p, image, offset + next * p.offset_stride, mask + next * p.mask_stride, row % p.out_height, out_x,
-                       std::min(pixels, last - next));
+        const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
+        prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
+        prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
+        prefetch_below(p, image, channels, row % p.out_height, out_x, pixels);
         const bool interior = locate(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
                                      row % p.out_height, out_x, pixels, tile);
         const auto sample_tile = interior ? sample<kChannels, true, T> : sample<kChannels, false, T>;
@@ -360,7 +361,7 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
 
 // One tile of one group: `image`, `grad_output` and `grad_input` stand at the group's first channel. Writes tile.dot and
 // adds to grad_input, as far as they are wanted.
-template <int kChannels, bool kInterior, bool kWantInput, bool kWantPoints, typename T>
+template <int kChannels, bool kWantInput, bool kWantPoints, typename T>
 inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image,
                               const T* grad_output, accumulate_t<T>* grad_input) {
   using A = accumulate_t<T>;
@@ -379,7 +380,7 @@ inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t
           for (int v = 0; v < count; ++v) grad[v] = S::load(grad_output + c + v * S::kWidth);
           for (int64_t k = first; k < first + p.points; ++k) {
             int64_t at[4];
-            if (!corners<kInterior>(tile, k, channels, row, at)) continue;
+            if (!corners<false>(tile, k, channels, row, at)) continue;
             if (kWantPoints) {
               V product[4];
               for (int corner = 0; corner < 4; ++corner) {
@@ -405,7 +406,7 @@ inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t
           const A grad = to_accumulate(grad_output[c]);
           for (int64_t k = first; k < first + p.points; ++k) {
             int64_t at[4];
-            if (!corners<kInterior>(tile, k, channels, row, at)) continue;
+            if (!corners<false>(tile, k, channels, row, at)) continue;
             for (int corner = 0; corner < 4; ++corner) {
               if (kWantPoints) tile.dot[4 * k + corner] += grad * to_accumulate(image[at[corner] + c]);
               if (kWantInput) grad_input[at[corner] + c] += tile.weight[4 * k + corner] * grad;
@@ -460,17 +461,23 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
   const bool want_points = grad.offset || grad.mask;
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
+    const int64_t last = (image * p.out_height + row_end) * p.out_width;
     auto run = [&](auto want_input, auto want_points) {
       for (int64_t out_y = row_begin; out_y < row_end; ++out_y) {
         for (int64_t out_x = 0; out_x < p.out_width; out_x += tile.pixels) {
           const int64_t pixel = (image * p.out_height + out_y) * p.out_width + out_x;
           const int64_t pixels = std::min(tile.pixels, p.out_width - out_x), first = pixel * points + group * p.points;
-          const bool interior = locate(p, offset + pixel * p.offset_stride + 2 * group * p.points,
-                                       mask + pixel * p.mask_stride + group * p.points, out_y, out_x, pixels, tile);
-          const auto tile_channels = interior ? backward_channels<kChannels, true, want_input(), want_points(), T>
-                                              : backward_channels<kChannels, false, want_input(), want_points(), T>;
-          tile_channels(p, tile, pixels, input + start, grad_output + pixel * channels + group * p.group_channels,
-                        want_input() ? grad.input + start : nullptr);
+          const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
+          prefetch(offset + next * p.offset_stride + 2 * group * p.points, p.offset_stride, 2 * p.points, next_pixels);
+          prefetch(mask + next * p.mask_stride + group * p.points, p.mask_stride, p.points, next_pixels);
+          prefetch(grad_output + next * channels + group * p.group_channels, channels, p.group_channels, next_pixels);
+          prefetch_below(p, input + start, p.group_channels, out_y, out_x, pixels);
+          if (want_input()) prefetch_below(p, grad.input + start, p.group_channels, out_y, out_x, pixels);
+          locate(p, offset + pixel * p.offset_stride + 2 * group * p.points,
+                 mask + pixel * p.mask_stride + group * p.points, out_y, out_x, pixels, tile);
+          backward_channels<kChannels, want_input(), want_points()>(
+              p, tile, pixels, input + start, grad_output + pixel * channels + group * p.group_channels,
+              want_input() ? grad.input + start : nullptr);
           if (!want_points()) continue;
           backward_points(p, tile, pixels);
           if (grad.offset) write_pixels(tile.offset, 2 * points, 2 * p.points, pixels, grad.offset + 2 * first);
