@@ -479,7 +479,7 @@ int64_t max_points(ElementType type) {
   return (kSharedBytes - sizeof(Pair<float>)) / (sizeof(Point<float>) + 8);
 }
 
-cudaError_t dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
+cudaError_t launch_dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
                           const void* mask, void* output, cudaStream_t stream, int64_t max_blocks) {
   return with_type(type, p, {input, output}, [&](auto elements) {
     using T = typename decltype(elements)::type;
@@ -493,7 +493,7 @@ cudaError_t dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* in
   });
 }
 
-cudaError_t dcnv3_backward(const Dcnv3Params& p, ElementType type, const void* grad_output, const void* input,
+cudaError_t launch_dcnv3_backward(const Dcnv3Params& p, ElementType type, const void* grad_output, const void* input,
                            const void* offset, const void* mask, const Gradients& gradients, bool deterministic,
                            cudaStream_t stream, int64_t max_blocks) {
   return with_type(type, p, {grad_output, input, gradients.input}, [&](auto elements) {

@@ -19,7 +19,7 @@ constexpr int64_t kMaxBlocks = 2147483647;
 int64_t max_points(ElementType type);
 
 // All pointers are device pointers to elements of `type`, laid out as Dcnv3Params says.
-cudaError_t dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
+cudaError_t launch_dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
                           const void* mask, void* output, cudaStream_t stream, int64_t max_blocks = kMaxBlocks);
 
 // A gradient that is not wanted is null. offset and mask are contiguous.
@@ -30,7 +30,7 @@ struct Gradients {
 };
 
 // Atomics add the gradient of the input up in any order. With `deterministic` it is summed in a fixed order, slowly.
-cudaError_t dcnv3_backward(const Dcnv3Params& p, ElementType type, const void* grad_output, const void* input,
+cudaError_t launch_dcnv3_backward(const Dcnv3Params& p, ElementType type, const void* grad_output, const void* input,
                            const void* offset, const void* mask, const Gradients& gradients, bool deterministic,
                            cudaStream_t stream, int64_t max_blocks = kMaxBlocks);
 

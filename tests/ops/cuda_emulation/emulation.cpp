@@ -250,9 +250,9 @@ int main() {
   cudaError_t error;
   if (backward) {
     const cuda::Gradients gradients{tensors[4]->data_or_null(), tensors[5]->data_or_null(), tensors[6]->data_or_null()};
-    error = cuda::dcnv3_backward(p, type, data(3), data(0), data(1), data(2), gradients, deterministic, nullptr, max_blocks);
+    error = cuda::launch_dcnv3_backward(p, type, data(3), data(0), data(1), data(2), gradients, deterministic, nullptr, max_blocks);
   } else {
-    error = cuda::dcnv3_forward(p, type, data(0), data(1), data(2), data(3), nullptr, max_blocks);
+    error = cuda::launch_dcnv3_forward(p, type, data(0), data(1), data(2), data(3), nullptr, max_blocks);
   }
   const int64_t most_points = cuda::max_points(type), code = error;
   std::fwrite(&code, sizeof(code), 1, stdout);
