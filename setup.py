@@ -103,7 +103,7 @@ if not reason:
 extension = (CppExtension if reason else CUDAExtension)(
     'ops_dcnv3._C',
     sources=sorted(str(path) for path in sources),
-    depends=sorted(str(path) for path in CSRC.rglob('*.h')),
+    depends=sorted(str(path) for path in CSRC.rglob('*.*')),  # what a source distribution needs, on any machine
     include_dirs=[str(CSRC.resolve())],
     extra_compile_args={'cxx': cxx_flags, 'nvcc': nvcc_flags},
     extra_link_args=link_flags,

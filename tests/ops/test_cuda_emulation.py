@@ -294,6 +294,17 @@ def test_without_vector_atomics(emulate, dtype, group_channels):
     check(emulate, make_inputs(dtype=dtype, group_channels=group_channels), architecture=800)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_16_bit_types_of_the_emulation(emulate, dtype):
+    """The header stands in for CUDA's types: any product of two finite numbers, rounded as in torch."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**15), 2**15, (2, 1, 1, 1, 5000), dtype=torch.int16, generator=generator).view(dtype)
+    input, mask = bits.where(bits.isfinite(), 1)
+    options = make_inputs(groups=5000)[2] | dict(kernel_size=(1, 1), stride=(1, 1), padding=(0, 0))
+    (output,) = emulate((input, torch.zeros(1, 1, 1, 10000, dtype=dtype), mask), options)
+    assert torch.equal(output, (input.float() * mask.float()).to(dtype))
+
+
 class TestUnusualPositions:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
     @pytest.mark.parametrize('far', [1e4, 1e30, math.inf, -math.inf])

@@ -45,14 +45,16 @@ at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Te
   check_points(p, type);
   at::Tensor output = at::empty({p.batch, p.out_height, p.out_width, in.size(3)}, in.options());
   C10_CUDA_CHECK(launch_dcnv3_forward(p, type, in.const_data_ptr(), off.const_data_ptr(), modulation.const_data_ptr(),
-                               output.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream()));
+                                      output.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream()));
   return output;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
-    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask,
-    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-    int64_t groups, double offset_scale, bool remove_center, bool softmax, std::array<bool, 3> output_mask) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                                              const at::Tensor& offset, const at::Tensor& mask,
+                                                              at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                                                              at::IntArrayRef padding, at::IntArrayRef dilation,
+                                                              int64_t groups, double offset_scale, bool remove_center,
+                                                              bool softmax, std::array<bool, 3> output_mask) {
   const c10::cuda::CUDAGuard guard(input.device());
   const at::Tensor in = input.contiguous(), off = dense_pixels(offset), modulation = dense_pixels(mask);
   const Dcnv3Params p = make_dcnv3_params(in, off, modulation, kernel_size, stride, padding, dilation, groups,
@@ -77,9 +79,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
   const Gradients gradients{output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
                             output_mask[1] ? grad_offset.mutable_data_ptr() : nullptr,
                             output_mask[2] ? grad_mask.mutable_data_ptr() : nullptr};
-  C10_CUDA_CHECK(launch_dcnv3_backward(p, type, grad_out.const_data_ptr(), in.const_data_ptr(), off.const_data_ptr(),
-                                modulation.const_data_ptr(), gradients, at::globalContext().deterministicAlgorithms(),
-                                c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(launch_dcnv3_backward(
+      p, type, grad_out.const_data_ptr(), in.const_data_ptr(), off.const_data_ptr(), modulation.const_data_ptr(),
+      gradients, at::globalContext().deterministicAlgorithms(), c10::cuda::getCurrentCUDAStream()));
   return {grad_input.to(in.scalar_type()), grad_offset, grad_mask};
 }
 

@@ -1,7 +1,7 @@
 // DCNv3 on CUDA. The unit of work is a pair: one output pixel and one group of channels, number pixel * groups + group.
 //
-// A block takes consecutive pairs. Its threads first work out every point of these pairs, once, into shared memory; then
-// a few lanes per pair, each with its own channels, walk over the points. Nothing goes through global memory in between.
+// A block takes consecutive pairs. Its threads first work out every point of these pairs, once, into shared memory;
+// then a few lanes per pair, each with its own channels, walk over the points. No temporaries in global memory.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -155,7 +155,9 @@ struct Shared {
     pairs = reinterpret_cast<Pair<A>*>(points + pair_count * point_count);
     grid = reinterpret_cast<A*>(pairs + pair_count);
   }
-  static constexpr int64_t bytes_per_pair(int64_t point_count) { return point_count * sizeof(Point<A>) + sizeof(Pair<A>); }
+  static constexpr int64_t bytes_per_pair(int64_t point_count) {
+    return point_count * sizeof(Point<A>) + sizeof(Pair<A>);
+  }
   static constexpr int64_t grid_bytes(int64_t point_count) { return 2 * point_count * sizeof(A); }
 };
 
@@ -179,8 +181,8 @@ __device__ void stage_points(const Dcnv3Params& p, const T* offset, const T* mas
   const int points = int(p.points);
   for (int i = threadIdx.x; i < pairs; i += blockDim.x) {
     const int64_t pixel = (first + i) / p.groups, row = pixel / p.out_width;
-    shared.pairs[i] = make_pair(p, mask, row / p.out_height, row % p.out_height, pixel % p.out_width,
-                                (first + i) % p.groups);
+    shared.pairs[i] =
+        make_pair(p, mask, row / p.out_height, row % p.out_height, pixel % p.out_width, (first + i) % p.groups);
   }
   __syncthreads();
   for (int i = threadIdx.x; i < pairs * points; i += blockDim.x) {
@@ -211,8 +213,8 @@ __device__ inline void corner_steps(const Dcnv3Params& p, int32_t right, int32_t
 __device__ inline int64_t count_pairs(const Dcnv3Params& p) { return p.batch * p.out_height * p.out_width * p.groups; }
 
 template <typename T, int kVec>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(Dcnv3Params p, const T* input, const T* offset, const T* mask, T* output, int block_pairs, int lanes) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(Dcnv3Params p, const T* input, const T* offset,
+                                                           const T* mask, T* output, int block_pairs, int lanes) {
   using A = accumulate_t<T>;
   const int points = int(p.points), pair = threadIdx.x / lanes, lane = threadIdx.x % lanes;
   const Shared<A> shared(shared_memory, block_pairs, points);
@@ -246,7 +248,7 @@ __global__ void __launch_bounds__(kThreads)
         store(sum, output + (first + pair) * p.group_channels + channel);
       }
     }
-    __syncthreads();  // before the next pairs overwrite these
+    // The barriers of stage_points come before it overwrites these points.
   }
 }
 
@@ -437,8 +439,8 @@ cudaError_t launch_ordered_grad_input(const Dcnv3Params& p, const T* grad_output
   const int64_t blocks = divide_up(columns * bands, kThreads);
   const cudaLaunchConfig_t config = launch_config(blocks < max_blocks ? blocks : max_blocks, kThreads,
                                                   Shared<accumulate_t<T>>::grid_bytes(p.points), stream);
-  return cudaLaunchKernelEx(&config, ordered_grad_input_kernel<T, kVec>, p, grad_output, offset, mask, grad_input, bands,
-                            band_rows);
+  return cudaLaunchKernelEx(&config, ordered_grad_input_kernel<T, kVec>, p, grad_output, offset, mask, grad_input,
+                            bands, band_rows);
 }
 
 template <typename T, int kVec>
@@ -480,7 +482,7 @@ int64_t max_points(ElementType type) {
 }
 
 cudaError_t launch_dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
-                          const void* mask, void* output, cudaStream_t stream, int64_t max_blocks) {
+                                 const void* mask, void* output, cudaStream_t stream, int64_t max_blocks) {
   return with_type(type, p, {input, output}, [&](auto elements) {
     using T = typename decltype(elements)::type;
     constexpr int kVec = decltype(elements)::vector;
@@ -494,8 +496,8 @@ cudaError_t launch_dcnv3_forward(const Dcnv3Params& p, ElementType type, const v
 }
 
 cudaError_t launch_dcnv3_backward(const Dcnv3Params& p, ElementType type, const void* grad_output, const void* input,
-                           const void* offset, const void* mask, const Gradients& gradients, bool deterministic,
-                           cudaStream_t stream, int64_t max_blocks) {
+                                  const void* offset, const void* mask, const Gradients& gradients, bool deterministic,
+                                  cudaStream_t stream, int64_t max_blocks) {
   return with_type(type, p, {grad_output, input, gradients.input}, [&](auto elements) {
     using T = typename decltype(elements)::type;
     constexpr int kVec = decltype(elements)::vector;

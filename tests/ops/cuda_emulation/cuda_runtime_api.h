@@ -1,5 +1,5 @@
-// The part of CUDA that the kernels use, for a C++ compiler: blocks one after another, their threads as fibers that give
-// way to each other at barriers and shuffles. Found in place of CUDA's own header of this name.
+// The part of CUDA that the kernels use, for a C++ compiler. Blocks run one after another, their threads as fibers that
+// give way to each other at barriers and shuffles. Found in place of CUDA's own header of this name.
 #pragma once
 
 #include <cstddef>
@@ -75,6 +75,7 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
   return emulation::launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, [=] { kernel(arguments...); });
 }

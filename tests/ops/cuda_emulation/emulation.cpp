@@ -193,8 +193,8 @@ T read() {
   return value;
 }
 
-// A tensor alone in its memory, so that AddressSanitizer sees every access beside it. Aligned as by torch's allocator, or
-// `shift` bytes off, as a slice may be.
+// A tensor alone in its memory, so that AddressSanitizer sees every access beside it. Aligned as by torch's allocator,
+// or `shift` bytes off, as a slice may be.
 struct Tensor {
   size_t bytes, shift;
   char* memory;
@@ -224,10 +224,9 @@ int main() {
   const auto type = cuda::ElementType(read<int64_t>());
   const int64_t max_blocks = read<int64_t>(), shift = read<int64_t>();
   Dcnv3Params p{};
-  for (int64_t* field :
-       {&p.batch, &p.height, &p.width, &p.out_height, &p.out_width, &p.groups, &p.group_channels, &p.points, &p.kernel_h,
-        &p.kernel_w, &p.stride_h, &p.stride_w, &p.pad_h, &p.pad_w, &p.dilation_h, &p.dilation_w, &p.offset_stride,
-        &p.mask_stride}) {
+  for (int64_t* field : {&p.batch, &p.height, &p.width, &p.out_height, &p.out_width, &p.groups, &p.group_channels,
+                         &p.points, &p.kernel_h, &p.kernel_w, &p.stride_h, &p.stride_w, &p.pad_h, &p.pad_w,
+                         &p.dilation_h, &p.dilation_w, &p.offset_stride, &p.mask_stride}) {
     *field = read<int64_t>();
   }
   p.remove_center = read<int64_t>();
@@ -244,13 +243,14 @@ int main() {
   for (int i = 0; i < (backward ? 3 : 1); ++i) {
     tensors.emplace_back(new Tensor(size_t(read<int64_t>()), 0));
     // The gradient of the input starts at zero; everything else is to be written.
-    if (tensors.back()->bytes) std::memset(tensors.back()->data(), backward && i == 0 ? 0 : 0xff, tensors.back()->bytes);
+    std::memset(tensors.back()->data(), backward && i == 0 ? 0 : 0xff, tensors.back()->bytes);
   }
   auto data = [&](size_t i) { return tensors[i]->data(); };
   cudaError_t error;
   if (backward) {
     const cuda::Gradients gradients{tensors[4]->data_or_null(), tensors[5]->data_or_null(), tensors[6]->data_or_null()};
-    error = cuda::launch_dcnv3_backward(p, type, data(3), data(0), data(1), data(2), gradients, deterministic, nullptr, max_blocks);
+    error = cuda::launch_dcnv3_backward(p, type, data(3), data(0), data(1), data(2), gradients, deterministic, nullptr,
+                                        max_blocks);
   } else {
     error = cuda::launch_dcnv3_forward(p, type, data(0), data(1), data(2), data(3), nullptr, max_blocks);
   }
