@@ -190,7 +190,8 @@ def check(emulate, inputs, softmax=False, **how):
 @pytest.mark.parametrize('group_channels', [1, 5, 8, 16, 32, 33, 100])
 @pytest.mark.parametrize('dtype', TYPES)
 def test_types_and_channels(emulate, dtype, group_channels, softmax):
-    check(emulate, make_inputs(dtype=dtype, group_channels=group_channels), softmax)
+    batch = 2 if group_channels <= 16 else 1  # for speed
+    check(emulate, make_inputs(batch, dtype=dtype, group_channels=group_channels), softmax)
 
 
 @pytest.mark.parametrize('softmax', [False, True])
@@ -360,7 +361,7 @@ class TestUnusualPositions:
 class TestSoftmax:
     def test_large_logits(self, emulate):
         tensors, grad_output, options = make_inputs()
-        tensors[2] = (tensors[2] * 200).requires_grad_(False)  # exp would overflow
+        tensors[2] = tensors[2] * 200  # exp would overflow
         check(emulate, (tensors, grad_output, options), softmax=True)
 
     def test_minus_infinity_is_weight_zero(self, emulate):

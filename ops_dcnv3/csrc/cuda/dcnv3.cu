@@ -159,6 +159,9 @@ struct Shared {
     return point_count * sizeof(Point<A>) + sizeof(Pair<A>);
   }
   static constexpr int64_t grid_bytes(int64_t point_count) { return 2 * point_count * sizeof(A); }
+  static constexpr int64_t max_points() {  // with room for one pair
+    return (kSharedBytes - bytes_per_pair(0)) / (sizeof(Point<A>) + grid_bytes(1));
+  }
 };
 
 extern __shared__ float4 shared_memory[];
@@ -307,7 +310,7 @@ __global__ void __launch_bounds__(kThreads)
       if (wants_points) {
         for (int distance = lanes / 2; distance > 0; distance /= 2) {
 #pragma unroll
-          for (A& p4 : product) p4 += __shfl_xor_sync(0xffffffff, p4, distance);
+          for (A& sum : product) sum += __shfl_xor_sync(0xffffffff, sum, distance);
         }
         // The weights have served their turn: the products take their place.
         __syncwarp();
@@ -411,17 +414,17 @@ cudaLaunchConfig_t launch_config(int64_t blocks, int threads, int64_t shared_byt
 
 // How the pairs are spread over blocks and lanes.
 struct Spread {
-  int block_pairs, lanes;  // block_pairs is 0 if not even one pair fits into shared memory
+  int block_pairs, lanes;  // block_pairs is 0 if there are too many points for shared memory
   cudaLaunchConfig_t config;
 };
 
 template <typename A>
 Spread spread_pairs(const Dcnv3Params& p, int vector, cudaStream_t stream, int64_t max_blocks) {
+  if (p.points > Shared<A>::max_points()) return {};
   int lanes = 1;
   while (lanes < kWarp && lanes * vector < p.group_channels) lanes *= 2;
   const int64_t grid_bytes = Shared<A>::grid_bytes(p.points), pair_bytes = Shared<A>::bytes_per_pair(p.points);
   const int64_t fit = (kSharedBytes - grid_bytes) / pair_bytes;
-  if (p.points > kSharedBytes || fit < 1) return {};
   const int pairs = int(fit < kThreads / lanes ? fit : kThreads / lanes);
   const int64_t blocks = divide_up(p.batch * p.out_height * p.out_width * p.groups, pairs);
   return {pairs, lanes,
@@ -477,8 +480,7 @@ cudaError_t with_type(ElementType type, const Dcnv3Params& p, std::initializer_l
 }  // namespace
 
 int64_t max_points(ElementType type) {
-  if (type == ElementType::float64) return (kSharedBytes - sizeof(Pair<double>)) / (sizeof(Point<double>) + 16);
-  return (kSharedBytes - sizeof(Pair<float>)) / (sizeof(Point<float>) + 8);
+  return type == ElementType::float64 ? Shared<double>::max_points() : Shared<float>::max_points();
 }
 
 cudaError_t launch_dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
