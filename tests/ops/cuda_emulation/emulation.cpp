@@ -168,7 +168,7 @@ cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
   kernel = &thread;
   gridDim = grid, blockDim = block;
   char* memory = reinterpret_cast<char*>(ops_dcnv3::cuda::shared_memory);
-  const size_t memory_bytes = sizeof(ops_dcnv3::cuda::shared_memory);
+  [[maybe_unused]] const size_t memory_bytes = sizeof(ops_dcnv3::cuda::shared_memory);
 #ifdef __SANITIZE_ADDRESS__
   ASAN_POISON_MEMORY_REGION(memory + shared_bytes, memory_bytes - shared_bytes);
 #endif
