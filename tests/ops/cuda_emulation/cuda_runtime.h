@@ -1,0 +1,5 @@
+#pragma once
+
+#include <cmath>
+
+#include "cuda_runtime_api.h"

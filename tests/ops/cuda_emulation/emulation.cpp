@@ -1,0 +1,261 @@
+// Runs the CUDA kernels without a GPU. One call comes in on standard input and its result goes out on standard output:
+// a header of int64 and double, then tensors, each with its number of bytes before it.
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "dcnv3.cu"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// The memory of a block, and as much after it that no kernel may touch.
+namespace ops_dcnv3::cuda {
+namespace {
+float4 shared_memory[2 * kMostSharedBytes / sizeof(float4)];
+}
+}  // namespace ops_dcnv3::cuda
+
+namespace emulation {
+namespace {
+
+[[noreturn]] void fail(const char* reason) {
+  std::fprintf(stderr, "emulation: %s (block %u, thread %u)\n", reason, blockIdx.x, threadIdx.x);
+  std::exit(3);
+}
+
+constexpr size_t kStackBytes = 256 * 1024;
+
+enum class Wait { none, block, warp, done };
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  void* fake_stack = nullptr;  // AddressSanitizer's
+  Wait wait = Wait::none;
+  unsigned mask = 0;
+  uint64_t bits = 0;
+};
+
+std::vector<Fiber> fibers;
+ucontext_t scheduler;
+int current;
+const std::function<void()>* kernel;
+const void* scheduler_stack;
+size_t scheduler_stack_bytes;
+
+// AddressSanitizer has to know which stack is in use.
+void before_switch([[maybe_unused]] void** save, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(save, stack, bytes);
+#endif
+}
+void after_switch([[maybe_unused]] void* saved, [[maybe_unused]] const void** stack, [[maybe_unused]] size_t* bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(saved, stack, bytes);
+#endif
+}
+
+void resume(int index) {
+  current = index;
+  threadIdx.x = unsigned(index);
+  void* fake_stack = nullptr;
+  before_switch(&fake_stack, fibers[index].stack.get(), kStackBytes);
+  swapcontext(&scheduler, &fibers[index].context);
+  after_switch(fake_stack, nullptr, nullptr);
+}
+
+void yield() {
+  Fiber& fiber = fibers[current];
+  before_switch(fiber.wait == Wait::done ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_bytes);
+  swapcontext(&fiber.context, &scheduler);
+  after_switch(fiber.fake_stack, nullptr, nullptr);
+}
+
+void fiber_main() {
+  after_switch(nullptr, &scheduler_stack, &scheduler_stack_bytes);
+  (*kernel)();
+  fibers[current].wait = Wait::done;
+  yield();
+}
+
+void start(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  fiber.wait = Wait::none;
+  makecontext(&fiber.context, fiber_main, 0);
+}
+
+// Lets the threads go whose barrier is complete: a barrier counts for all threads that it is for, ended ones included,
+// which is stricter than CUDA. Returns whether any is free to run.
+bool release() {
+  const int threads = int(fibers.size());
+  bool any = false, whole_block = true;
+  for (const Fiber& fiber : fibers) whole_block = whole_block && fiber.wait == Wait::block;
+  if (whole_block) {
+    for (Fiber& fiber : fibers) fiber.wait = Wait::none;
+  }
+  for (int warp = 0; warp < threads; warp += kWarpSize) {
+    unsigned arrived = 0;
+    for (int i = 0; i < kWarpSize && warp + i < threads; ++i) {
+      if (fibers[warp + i].wait == Wait::warp) arrived |= 1u << i;
+    }
+    std::vector<int> complete;
+    for (int i = 0; i < kWarpSize && warp + i < threads; ++i) {
+      const Fiber& fiber = fibers[warp + i];
+      if (fiber.wait == Wait::warp && (fiber.mask & ~arrived) == 0) complete.push_back(warp + i);
+    }
+    for (int i : complete) fibers[i].wait = Wait::none;
+  }
+  for (const Fiber& fiber : fibers) any = any || fiber.wait == Wait::none;
+  return any;
+}
+
+void run_block() {
+  for (Fiber& fiber : fibers) start(fiber);
+  const int threads = int(fibers.size());
+  const bool backwards = blockIdx.x % 2;  // a result must not depend on which thread comes first
+  do {
+    for (int i = 0; i < threads; ++i) {
+      const int index = backwards ? threads - 1 - i : i;
+      if (fibers[index].wait == Wait::none) resume(index);
+    }
+  } while (release());
+  for (const Fiber& fiber : fibers) {
+    if (fiber.wait != Wait::done) fail("threads wait for others that never come");
+  }
+}
+
+}  // namespace
+
+int lane() { return current % kWarpSize; }
+
+void wait_for_block() {
+  fibers[current].wait = Wait::block;
+  yield();
+}
+
+uint64_t wait_for_warp(unsigned mask, uint64_t bits, int lane) {
+  // Two slots by turns: a lane may come to the next barrier before the others have read what it brought to this one.
+  static uint64_t brought[2][kMostThreads];
+  static bool turn[kMostThreads];
+  const int self = current, first = self / kWarpSize * kWarpSize, slot = turn[self];
+  if (lane < 0 || lane >= kWarpSize || !(mask >> lane & 1)) fail("a shuffle reads a lane that is not part of it");
+  turn[self] = !turn[self];
+  brought[slot][self] = bits;
+  fibers[self].mask = mask;
+  fibers[self].wait = Wait::warp;
+  yield();
+  return brought[slot][first + lane];
+}
+
+cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread) {
+  if (grid.x < 1 || grid.x > kMostBlocks || block.x < 1 || block.x > kMostThreads || shared_bytes > kMostSharedBytes) {
+    return cudaErrorInvalidValue;
+  }
+  if (block.x % kWarpSize) fail("warps of less than 32 threads, which shuffles with the full mask do not allow");
+  fibers = std::vector<Fiber>(block.x);
+  kernel = &thread;
+  gridDim = grid, blockDim = block;
+  char* memory = reinterpret_cast<char*>(ops_dcnv3::cuda::shared_memory);
+  [[maybe_unused]] const size_t memory_bytes = sizeof(ops_dcnv3::cuda::shared_memory);
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_POISON_MEMORY_REGION(memory + shared_bytes, memory_bytes - shared_bytes);
+#endif
+  for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
+    std::memset(memory, 0xff, shared_bytes);  // NaN
+    run_block();
+  }
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_UNPOISON_MEMORY_REGION(memory, memory_bytes);
+#endif
+  return cudaSuccess;
+}
+
+}  // namespace emulation
+
+namespace {
+
+template <typename T>
+T read() {
+  T value;
+  if (std::fread(&value, sizeof(T), 1, stdin) != 1) std::exit(2);
+  return value;
+}
+
+// A tensor alone in its memory, so that AddressSanitizer sees every access beside it. Aligned as by torch's allocator,
+// or `shift` bytes off, as a slice may be.
+struct Tensor {
+  size_t bytes, shift;
+  char* memory;
+
+  Tensor(size_t bytes, size_t shift) : bytes(bytes), shift(shift) {
+    void* aligned = nullptr;
+    if (posix_memalign(&aligned, 64, bytes + shift) != 0) std::exit(2);
+    memory = static_cast<char*>(aligned);
+  }
+  Tensor(const Tensor&) = delete;
+  ~Tensor() { std::free(memory); }
+  void* data() { return memory + shift; }
+  void* data_or_null() { return bytes ? data() : nullptr; }
+  void read() {
+    if (bytes && std::fread(data(), 1, bytes, stdin) != bytes) std::exit(2);
+  }
+  void write() {
+    if (bytes) std::fwrite(data(), 1, bytes, stdout);
+  }
+};
+
+}  // namespace
+
+int main() {
+  using namespace ops_dcnv3;
+  const bool backward = read<int64_t>(), deterministic = read<int64_t>();
+  const auto type = cuda::ElementType(read<int64_t>());
+  const int64_t max_blocks = read<int64_t>(), shift = read<int64_t>();
+  Dcnv3Params p{};
+  for (int64_t* field : {&p.batch, &p.height, &p.width, &p.out_height, &p.out_width, &p.groups, &p.group_channels,
+                         &p.points, &p.kernel_h, &p.kernel_w, &p.stride_h, &p.stride_w, &p.pad_h, &p.pad_w,
+                         &p.dilation_h, &p.dilation_w, &p.offset_stride, &p.mask_stride}) {
+    *field = read<int64_t>();
+  }
+  p.remove_center = read<int64_t>();
+  p.softmax = read<int64_t>();
+  p.offset_scale = read<double>();
+
+  // input, offset, mask, grad_output; then what comes back: the output, or three gradients.
+  std::vector<std::unique_ptr<Tensor>> tensors;
+  for (int i = 0; i < (backward ? 4 : 3); ++i) {
+    tensors.emplace_back(new Tensor(size_t(read<int64_t>()), size_t(shift)));
+    tensors.back()->read();
+  }
+  const size_t results = tensors.size();
+  for (int i = 0; i < (backward ? 3 : 1); ++i) {
+    tensors.emplace_back(new Tensor(size_t(read<int64_t>()), 0));
+    // The gradient of the input starts at zero; everything else is to be written.
+    std::memset(tensors.back()->data(), backward && i == 0 ? 0 : 0xff, tensors.back()->bytes);
+  }
+  auto data = [&](size_t i) { return tensors[i]->data(); };
+  cudaError_t error;
+  if (backward) {
+    const cuda::Gradients gradients{tensors[4]->data_or_null(), tensors[5]->data_or_null(), tensors[6]->data_or_null()};
+    error = cuda::launch_dcnv3_backward(p, type, data(3), data(0), data(1), data(2), gradients, deterministic, nullptr,
+                                        max_blocks);
+  } else {
+    error = cuda::launch_dcnv3_forward(p, type, data(0), data(1), data(2), data(3), nullptr, max_blocks);
+  }
+  const int64_t most_points = cuda::max_points(type), code = error;
+  std::fwrite(&code, sizeof(code), 1, stdout);
+  std::fwrite(&most_points, sizeof(most_points), 1, stdout);
+  for (size_t i = results; i < tensors.size(); ++i) tensors[i]->write();
+}
