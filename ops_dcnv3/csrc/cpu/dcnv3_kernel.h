@@ -32,7 +32,7 @@ struct Tile {
   int64_t pixel_points, pixels;  // points of a pixel, the most pixels of a tile
   // Of the kernel window, and of the pixel from the tile's first one: the same for every tile.
   A *grid_x, *grid_y, *pixel_x;
-  // Read: offsets (x, y); logits, in forward and backward of the softmax; modulation.
+  // Offsets (x, y); the mask as it was read; its softmax where that is asked for.
   A *offset, *logit, *modulation;
   // Located: position, 0 for a point that reads nothing; top left pixel, -1 for such a point; whether there is a pixel to
   // the right of it and below it, 1 or 0; modulation, or, for such a point, 0, or NaN where its position is.
@@ -78,22 +78,20 @@ struct Tile {
     }
   }
 
-  template <typename Sample>
+  template <bool kBackward, typename Sample>
   void store(int64_t k, V at_y, V at_x, const Sample& along_y, const Sample& along_x, Integers at_pixel, V at_gain);
 };
 
 // A vector of points, from point k on.
 template <typename T>
-template <typename Sample>
+template <bool kBackward, typename Sample>
 inline void Tile<T>::store(int64_t k, V at_y, V at_x, const Sample& along_y, const Sample& along_x, Integers at_pixel,
                            V at_gain) {
   auto write = [k](auto vector, auto* array) { std::memcpy(array + k, &vector, sizeof(vector)); };
-  write(at_y, y);
-  write(at_x, x);
   write(at_pixel, pixel);
   write(along_x.step, right);
   write(along_y.step, below);
-  write(at_gain, gain);
+  if (kBackward) write(at_y, y), write(at_x, x), write(at_gain, gain);
   const V gain_y[2] = {at_gain * along_y.weight[0], at_gain * along_y.weight[1]};
   V corner[4];
   bilinear_weights(gain_y, along_x.weight, corner);
@@ -195,19 +193,35 @@ inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, in
   prefetch(image + (y * p.width + begin) * channels, channels, run, end - begin);
 }
 
-// Reads offset and mask of `pixels` pixels from output pixel (out_y, out_x) on, and finds what their points read. True
-// where the four corners of every point lie inside the image.
+// `run` numbers of each of `pixels` pixels as one dense array, with room for a vector behind them: where they stand, if they
+// are that already and `room` numbers follow, else in `copy`.
 template <typename T>
-inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t out_y, int64_t out_x, int64_t pixels,
-                   Tile<T>& tile) {
+inline const accumulate_t<T>* dense(const T* from, int64_t stride, int64_t run, int64_t pixels, int64_t room,
+                                    accumulate_t<T>* copy) {
+  if constexpr (std::is_same<T, accumulate_t<T>>::value) {
+    if (stride == run && room >= run * pixels + 2 * Simd<T>::kWidth) return from;
+  }
+  read_pixels(from, stride, run, pixels, copy);
+  return copy;
+}
+
+// Reads offset and mask of `pixels` pixels from output pixel (out_y, out_x) on, and finds what their points read. True
+// where the four corners of every point lie inside the image. The tensors go on for pixels_left pixels.
+template <bool kBackward, typename T>
+inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t pixels_left, int64_t out_y,
+                   int64_t out_x, int64_t pixels, Tile<T>& tile) {
   using A = accumulate_t<T>;
   using S = Simd<A>;
   using V = typename S::Vector;
   using I = typename S::Integers;
   const int64_t count = pixels * tile.pixel_points;
-  read_pixels(offset, p.offset_stride, 2 * tile.pixel_points, pixels, tile.offset);
-  read_pixels(mask, p.mask_stride, tile.pixel_points, pixels, p.softmax ? tile.logit : tile.modulation);
-  if (p.softmax) softmax(tile.logit, count / p.points, p.points, tile.modulation);
+  const A* offsets =
+      dense(offset, p.offset_stride, 2 * tile.pixel_points, pixels, 2 * tile.pixel_points * pixels_left, tile.offset);
+  const A* modulations = dense(mask, p.mask_stride, tile.pixel_points, pixels, tile.pixel_points * pixels_left, tile.logit);
+  if (p.softmax) {
+    softmax(modulations, count / p.points, p.points, tile.modulation);
+    modulations = tile.modulation;
+  }
 
   const V center_y = S::broadcast(A(window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h)));
   const V center_x = S::broadcast(A(window_center(out_x, p.kernel_w, p.stride_w, p.pad_w, p.dilation_w)));
@@ -216,13 +230,13 @@ inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t
   const V last_y = height - 1, last_x = width - 1, zero = S::zero();
   bool interior = true;
   for (int64_t k = 0; k < count; k += S::kWidth) {
-    const V first = S::load(tile.offset + 2 * k), second = S::load(tile.offset + 2 * k + S::kWidth);
+    const V first = S::load(offsets + 2 * k), second = S::load(offsets + 2 * k + S::kWidth);
     const V y = sampling_position(center_y, S::load(tile.grid_y + k), odd(first, second), scale);
     const V x = sampling_position(center_x + S::load(tile.pixel_x + k), S::load(tile.grid_x + k), even(first, second), scale);
-    const V modulation = S::load(tile.modulation + k);
+    const V modulation = S::load(modulations + k);
     if (all((y >= zero) & (x >= zero) & (y < last_y) & (x < last_x))) {
       const auto along_y = linear_sample_inside<I>(y), along_x = linear_sample_inside<I>(x);
-      tile.store(k, y, x, along_y, along_x, along_y.first * columns + along_x.first, modulation);
+      tile.template store<kBackward>(k, y, x, along_y, along_x, along_y.first * columns + along_x.first, modulation);
     } else {
       interior = false;
       const I inside = touches_image(y, height) & touches_image(x, width);
@@ -230,7 +244,7 @@ inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t
       const V nothing = (x != x) | (y != y) ? S::broadcast(std::numeric_limits<A>::quiet_NaN()) : zero;
       const auto along_y = linear_sample(safe_y, rows), along_x = linear_sample(safe_x, columns);
       const I pixel = along_y.first * columns + along_x.first;
-      tile.store(k, safe_y, safe_x, along_y, along_x, inside ? pixel : I{} - 1, inside ? modulation : nothing);
+      tile.template store<kBackward>(k, safe_y, safe_x, along_y, along_x, inside ? pixel : I{} - 1, inside ? modulation : nothing);
     }
   }
   return interior;
@@ -277,6 +291,15 @@ inline void with_channels(int64_t group_channels, Function function) {
   }
 }
 
+template <int count, typename V>
+inline V sum_of(const V* values) {
+  if constexpr (count == 1) {
+    return values[0];
+  } else {
+    return sum_of<count / 2>(values) + sum_of<count / 2>(values + count / 2);
+  }
+}
+
 // One tile of the output; `image` and `output` stand at its first channel.
 template <int kChannels, bool kInterior, typename T>
 inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image, T* output) {
@@ -291,29 +314,34 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
       for_channels<S>(
           group_channels,
           [&](int64_t c, auto vectors) {
-            constexpr int count = decltype(vectors)::value, sums = count == 1 ? 4 : 2;  // enough of them not to wait
-            V total[count][sums] = {};
+            constexpr int count = decltype(vectors)::value, sums = 8 / count;  // so many that none waits for another
+            V total[count][sums];
+            for (int v = 0; v < count; ++v) {
+              for (int i = 0; i < sums; ++i) total[v][i] = S::zero();
+            }
             const T* channel = group_image + c;
             const A* weights = tile.weight + 4 * first;
-            const int64_t end = first + p.points;
-#pragma GCC unroll 3
-            for (int64_t k = first; k < end; ++k, weights += 4) {
+            auto add = [&](int64_t k, auto slot) __attribute__((always_inline)) {
               int64_t at[4];
               if (!corners<kInterior>(tile, k, channels, row, at)) {
-                for (int v = 0; v < count; ++v) total[v][0] += S::broadcast(tile.gain[k]);
-                continue;
+                for (int v = 0; v < count; ++v) total[v][0] += S::broadcast(tile.weight[4 * k]);
+                return;
               }
               V weight[4];
-              spread(weights, weight);
+              spread(weights + 4 * (k - first), weight);
               for (int corner = 0; corner < 4; ++corner) {
                 const T* from = channel + at[corner];
-                for (int v = 0; v < count; ++v) total[v][corner % sums] += weight[corner] * S::load(from + v * S::kWidth);
+                for (int v = 0; v < count; ++v) {
+                  total[v][(slot() + corner) % sums] += weight[corner] * S::load(from + v * S::kWidth);
+                }
               }
-            }
+            };
+            const int64_t end = first + p.points;
+            int64_t k = first;
+            for (; k + 2 <= end; k += 2) add(k, std::integral_constant<int, 0>()), add(k + 1, std::integral_constant<int, 4>());
+            if (k < end) add(k, std::integral_constant<int, 0>());
             for (int v = 0; v < count; ++v) {
-              V sum = total[v][0] + total[v][1];
-              if constexpr (sums == 4) sum += total[v][2] + total[v][3];
-              S::store(sum, output + c + v * S::kWidth);
+              S::store(sum_of<sums>(total[v]), output + c + v * S::kWidth);
             }
           },
           [&](int64_t c) {
@@ -321,7 +349,7 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
             for (int64_t k = first; k < first + p.points; ++k) {
               int64_t at[4];
               if (!corners<kInterior>(tile, k, channels, row, at)) {
-                total += tile.gain[k];
+                total += tile.weight[4 * k];
                 continue;
               }
               for (int corner = 0; corner < 4; ++corner) {
@@ -350,8 +378,9 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
         prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
         prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
         prefetch_below(p, image, channels, row % p.out_height, out_x, pixels);
-        const bool interior = locate(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
-                                     row % p.out_height, out_x, pixels, tile);
+        const bool interior =
+            locate<false>(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
+                          p.batch * p.out_height * p.out_width - pixel, row % p.out_height, out_x, pixels, tile);
         const auto sample_tile = interior ? sample<kChannels, true, T> : sample<kChannels, false, T>;
         sample_tile(p, tile, pixels, image, output + pixel * channels);
       }
@@ -473,8 +502,9 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
           prefetch(grad_output + next * channels + group * p.group_channels, channels, p.group_channels, next_pixels);
           prefetch_below(p, input + start, p.group_channels, out_y, out_x, pixels);
           if (want_input()) prefetch_below(p, grad.input + start, p.group_channels, out_y, out_x, pixels);
-          locate(p, offset + pixel * p.offset_stride + 2 * group * p.points,
-                 mask + pixel * p.mask_stride + group * p.points, out_y, out_x, pixels, tile);
+          locate<true>(p, offset + pixel * p.offset_stride + 2 * group * p.points,
+                       mask + pixel * p.mask_stride + group * p.points, p.batch * p.out_height * p.out_width - pixel,
+                       out_y, out_x, pixels, tile);
           backward_channels<kChannels, want_input(), want_points()>(
               p, tile, pixels, input + start, grad_output + pixel * channels + group * p.group_channels,
               want_input() ? grad.input + start : nullptr);
