@@ -108,7 +108,8 @@ def _check(
     stride = _pair('stride', stride, least=1)
     padding = _pair('padding', padding, least=0)
     dilation = _pair('dilation', dilation, least=1)
-    if isinstance(offset_scale, bool) or not isinstance(offset_scale, (int, float)) or not math.isfinite(offset_scale):
+    number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
+    if not number or not -math.inf < offset_scale < math.inf:  # torch.compile traces this, but not math.isfinite
         raise ValueError(f'dcnv3: offset_scale must be a finite number, got {offset_scale!r}')
     remove_center = bool(remove_center)
     if remove_center and (kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0 or kernel_size == (1, 1)):

@@ -29,6 +29,7 @@ def bilinear_sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     pixels = image.reshape(batch, height * width, channels)
     inside = (x > -1) & (x < width) & (y > -1) & (y < height)
     nan = x.isnan() | y.isnan()
+    poison = (x.where(nan, 0) + y.where(nan, 0)) * float('nan')  # makes the gradients by such a position NaN too
     x, y = x.where(inside, 0), y.where(inside, 0)  # keeps infinities out of the arithmetic, and their gradients
     x0, y0 = x.floor().detach(), y.floor().detach()
     dx, dy = x - x0, y - y0
@@ -44,7 +45,7 @@ def bilinear_sample(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     top = corner(y0, x0) * (1 - dx)[..., None] + corner(y0, x0 + 1) * dx[..., None]
     bottom = corner(y0 + 1, x0) * (1 - dx)[..., None] + corner(y0 + 1, x0 + 1) * dx[..., None]
     value = top * (1 - dy)[..., None] + bottom * dy[..., None]
-    return value.where(~nan[..., None], float('nan'))
+    return value.where(~nan[..., None], poison[..., None])
 
 
 def dcnv3(

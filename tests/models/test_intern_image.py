@@ -12,6 +12,7 @@ from torch import nn
 
 from internimage.checkpoint import CheckpointError
 from internimage.models import VARIANTS, InternImage, build_variant
+from ops_dcnv3 import DCNv3
 
 TINY = dict(channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
 EVERYTHING = dict(
@@ -239,3 +240,56 @@ class TestPretrained:
         path = tmp_path / 'detector.pth'
         torch.save({'state_dict': {f'backbone.{k}': v for k, v in weights.items()} | {'neck.w': torch.ones(1)}}, path)
         assert torch.equal(self.build(path).state_dict()['levels.0.norm.0.weight'], weights['levels.0.norm.0.weight'])
+
+
+class TestCompilers:
+    """torch.compile and torch.export see the whole backbone."""
+
+    def model(self):
+        torch.manual_seed(0)
+        model = InternImage(**{**EVERYTHING, 'drop_path_rate': 0.0, 'drop_rate': 0.0}).eval()
+        for module in model.modules():
+            if isinstance(module, DCNv3):  # off the regular grid
+                nn.init.normal_(module.offset.weight, std=0.2)
+                nn.init.normal_(module.mask.weight, std=0.2)
+        return model
+
+    @pytest.mark.parametrize('dynamic', [False, True])
+    def test_compile_without_graph_break(self, dynamic):
+        model = self.model()
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend='aot_eager')
+        for size in ((64, 96), (96, 64)) if dynamic else ((64, 96),):
+            image = torch.randn(2, 3, *size)
+            expected, actual = model(image), compiled(image)
+            for a, b in zip(actual, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            names, parameters = zip(*model.named_parameters(), strict=True)
+            gradients = [
+                torch.autograd.grad(sum(f.square().mean() for f in features), parameters, allow_unused=True)
+                for features in (actual, expected)
+            ]
+            for name, a, b in zip(names, *gradients, strict=True):
+                if b is not None:
+                    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=lambda m, name=name: f'{name}: {m}')
+
+    @pytest.mark.slow
+    def test_compile_with_the_default_backend(self):
+        model, image = self.model(), torch.randn(1, 3, 64, 96)
+        torch._dynamo.reset()
+        with torch.no_grad():
+            for a, b in zip(torch.compile(model, fullgraph=True)(image), model(image), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+    def test_export_with_any_batch_height_and_width(self):
+        model = self.model()
+        # At 32 pixels the last stage has one row, and PyTorch takes a size of 1 for a case of its own.
+        batch = torch.export.Dim('batch', min=1, max=64)
+        height, width = (torch.export.Dim(name, min=2, max=64) for name in ('height', 'width'))
+        exported = torch.export.export(
+            model, (torch.randn(2, 3, 96, 64),), dynamic_shapes=({0: batch, 2: 32 * height, 3: 32 * width},)
+        ).module()
+        for shape in ((1, 3, 64, 128), (3, 3, 128, 96), (2, 3, 96, 64)):
+            image = torch.randn(shape)
+            for a, b in zip(exported(image), model(image), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,6 +272,48 @@ class TestAgainstReference:
                 else:
                     assert leaf.grad is None
 
+    @pytest.mark.parametrize('remove_center', [False, True])
+    @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-11), (torch.float32, 1e-5)])
+    def test_softmax_inside_is_softmax_before(self, dtype, tolerance, remove_center, device):
+        kernel_size = (3, 5)
+        (input, offset, mask), options = make_inputs(
+            kernel_size=kernel_size, remove_center=remove_center, dtype=dtype, device=device
+        )
+        logits = (mask.detach() * 4 - 3).requires_grad_()
+
+        def separate(input, offset, logits, groups, **rest):
+            return dcnv3(
+                input, offset, logits.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2), groups=groups, **rest
+            )
+
+        fused = run(dcnv3, (input, offset, logits), {**options, 'softmax': True})
+        assert_same(fused, run(separate, (input, offset, logits), options), tolerance)
+
+    def test_softmax_of_extreme_logits(self, device):
+        """One logit far above the others takes all the weight; none overflows."""
+        (input, offset, _), options = make_inputs(kernel_size=(3, 3), groups=3, dtype=torch.float32, device=device)
+        logits = torch.full((2, *offset.shape[1:3], 27), -1e4, device=device)
+        logits[..., 4::9] = 1e4
+        chosen = torch.zeros_like(logits)
+        chosen[..., 4::9] = 1
+        output = dcnv3(input, offset, logits, **{**options, 'softmax': True})
+        assert torch.equal(output, dcnv3(input, offset, chosen, **options))
+        logits[0, 0, 0, 0] = math.nan  # the first group of one pixel
+        nan = dcnv3(input, offset, logits, **{**options, 'softmax': True}).isnan()
+        assert nan[0, 0, 0, :5].all() and nan.sum() == 5
+
+    def test_slices_of_one_tensor(self, device):
+        """Offset and mask as one linear layer would predict them."""
+        (input, offset, mask), options = make_inputs(device=device)
+        both = torch.cat([mask, offset, mask], dim=-1).detach()
+        points = mask.shape[-1]
+        slices = both[..., points : 3 * points], both[..., 3 * points :]
+        expected = run(dcnv3, (input, offset, mask), options)
+        assert_same(run(dcnv3, (input, *slices), options), expected, 0)
+        # A slice of the pixels is another matter: their distances are not even.
+        wide = torch.stack([offset, offset], dim=3).flatten(2, 3).detach()[:, :, ::2]
+        assert_same(run(dcnv3, (input, wide, mask), options), expected, 0)
+
     def test_groups_are_independent(self, device):
         (input, offset, mask), options = make_inputs(groups=3, device=device)
         whole = dcnv3(input, offset, mask, **options)
@@ -376,6 +419,33 @@ class TestPyTorch:
         for result in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
+    def test_gradients_are_the_same_every_time(self, device):
+        tensors, options = make_inputs(batch=2, size=(20, 30), groups=3, dtype=torch.float32, device=device)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        try:
+            results = [run(dcnv3, tensors, options) for _ in range(20)]
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+        for result in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+    @pytest.mark.slow
+    def test_more_elements_than_32_bits_count(self):
+        """11 GB: the last rows of a very large image against the same rows as an image of their own."""
+        height, width, channels = 70000, 512, 64  # 2^31.09 elements
+        generator = torch.Generator().manual_seed(0)
+        input = torch.zeros(1, height, width, channels, dtype=torch.bfloat16)
+        input[:, -40:] = torch.randn(1, 40, width, channels, generator=generator)
+        offset = torch.zeros(1, height, width, 18, dtype=torch.bfloat16)
+        offset[:, -40:] = torch.randn(1, 40, width, 18, generator=generator)
+        mask = torch.rand(1, 1, width, 9, generator=generator).bfloat16().expand(1, height, width, 9)
+        output = dcnv3(input, offset, mask, groups=1)
+        # Rows 20 and on of the slice read nothing above it.
+        last = dcnv3(input[:, -40:], offset[:, -40:], mask[:, -40:], groups=1)
+        torch.testing.assert_close(output[:, -20:], last[:, -20:], rtol=1e-2, atol=1e-2)
+        assert last[:, -20:].count_nonzero() > 0
+
 
 class TestErrors:
     """Every error names the rule and the value received."""
@@ -406,6 +476,12 @@ class TestErrors:
     @pytest.mark.parametrize(
         'position, replace, error, message',
         [
+            (
+                0,
+                lambda t: t[:, :, :0],
+                ValueError,
+                r'height and width of input must be at least 1, got shape \(2, 7, 0, 15\)',
+            ),
             (0, lambda t: t[0], ValueError, r'input must have 4 dimensions .* got shape \(7, 10, 15\)'),
             (1, lambda t: t[:1], ValueError, r'offset must be .* = \(2, 4, 8, 36\).* got \(1, 4, 8, 36\)'),
             (2, lambda t: t[..., :-1], ValueError, r'mask must be .* = \(2, 4, 8, 18\).* got \(2, 4, 8, 17\)'),
@@ -435,6 +511,34 @@ class TestErrors:
             torch.ops.ops_dcnv3.dcnv3_backward(
                 short[0], *(t.detach() for t in tensors), *options.values(), [True, True, True]
             )
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='threads are counted in /proc')
+def test_all_threads_work():
+    """Built without OpenMP, ATen's parallel loops run on one thread and say nothing."""
+    script = """
+import os
+import torch
+from ops_dcnv3 import dcnv3
+
+tensors = torch.zeros(1, 64, 64, 64), torch.zeros(1, 64, 64, 72), torch.zeros(1, 64, 64, 36)
+torch.set_num_threads(3)  # nothing has used them before the operator
+before = len(os.listdir('/proc/self/task'))
+dcnv3(*tensors, groups=4)
+print(len(os.listdir('/proc/self/task')) - before)
+"""
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, '-c', script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == '2'
+
+
+@pytest.mark.parametrize('calls', [300, pytest.param(20000, marks=pytest.mark.slow)])
+def test_fuzz(calls, device):
+    fuzz = Path(__file__).with_name('fuzz.py')
+    command = [sys.executable, fuzz, '--calls', str(calls), '--seed', '1', '--device', str(device)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_imports_by_itself():
