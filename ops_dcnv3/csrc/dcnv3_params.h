@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <limits>
+#include <vector>
 
 #include "dcnv3.h"
 
