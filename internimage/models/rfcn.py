@@ -2,6 +2,7 @@
 pooling, so that hundreds of RoIs cost next to nothing. Reading order: the detector, its RPN, the RoI head, the maps."""
 
 import torch
+from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
@@ -82,7 +83,7 @@ class RFCNRoIHead(StandardRoIHead):
 class RFCNHead(BBoxHead):
     """Position-sensitive score maps and box maps, pooled at the RoIs; the k x k bins of a RoI vote by their average.
 
-    A 1x1 convolution to ``feat_channels`` and a ReLU, then 1x1 convolutions to k^2 (C + 1) score maps and 4 k^2 box
+    A 1x1 convolution to ``feat_channels``, the norm of ``norm_cfg`` where that is given, and a ReLU; then 1x1 convolutions to k^2 (C + 1) score maps and 4 k^2 box
     maps, the boxes being the same for all classes. In the deformable form the bins are shifted: another 1x1 convolution
     predicts a field of offsets for each class, the background included, and one for the boxes.
 
@@ -106,10 +107,10 @@ class RFCNHead(BBoxHead):
         deformable: bool = False,
         sampling_ratio: int = 0,
         gamma: float = 0.1,
+        norm_cfg: dict | None = None,
         init_cfg: dict | None = None,
         **kwargs,
     ):
-        maps = ['reduce', 'cls_maps', 'box_maps']
         super().__init__(
             with_avg_pool=True,
             roi_feat_size=pool_size,
@@ -117,13 +118,12 @@ class RFCNHead(BBoxHead):
             reg_class_agnostic=True,
             cls_predictor_cfg=dict(type=nn.Identity),  # the maps take the place of both linear layers
             reg_predictor_cfg=dict(type=nn.Identity),
-            # Named one by one: the convolutions of the offsets stay at zero.
-            init_cfg=init_cfg or dict(type='Normal', std=0.01, override=[dict(name=name) for name in maps]),
+            # The maps alone: the convolutions of the offsets stay at zero.
+            init_cfg=init_cfg or dict(type='Normal', std=0.01, override=[dict(name='cls_maps'), dict(name='box_maps')]),
             **kwargs,
         )
         scores, deltas = self.num_classes + 1, self.bbox_coder.encode_size
-        self.reduce = nn.Conv2d(in_channels, feat_channels, kernel_size=1)
-        self.relu = nn.ReLU(inplace=True)
+        self.reduce = ConvModule(in_channels, feat_channels, kernel_size=1, norm_cfg=norm_cfg)
         self.cls_maps = nn.Conv2d(feat_channels, scores * pool_size**2, kernel_size=1)
         self.box_maps = nn.Conv2d(feat_channels, deltas * pool_size**2, kernel_size=1)
         where = dict(output_size=pool_size, spatial_scale=1 / stride, sampling_ratio=sampling_ratio)
@@ -135,7 +135,7 @@ class RFCNHead(BBoxHead):
             self.cls_pool = self.box_pool = PSRoIPool(**where)
 
     def forward(self, x: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.relu(self.reduce(x))
+        x = self.reduce(x)
         offset_source = (x,) if self.deformable else ()
         scores = self.cls_pool(self.cls_maps(x), rois, *offset_source)  # (K, C + 1, k, k)
         deltas = self.box_pool(self.box_maps(x), rois, *offset_source)  # (K, 4, k, k)
