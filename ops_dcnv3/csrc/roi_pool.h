@@ -28,7 +28,6 @@ struct RoiPoolInputs {
 
 OPS_DCNV3_INLINE int64_t roi_pool_bins(const RoiPoolParams& p) { return p.bins_h * p.bins_w; }
 OPS_DCNV3_INLINE int64_t roi_pool_maps(const RoiPoolParams& p) { return p.position_sensitive ? roi_pool_bins(p) : 1; }
-OPS_DCNV3_INLINE int64_t roi_pool_units(const RoiPoolParams& p) { return p.rois * roi_pool_bins(p) * p.classes; }
 
 // The image of a RoI, -1 if there is none of this index. Fractions are cut off, but -0.5 is not an image.
 template <typename T>
@@ -77,6 +76,27 @@ OPS_DCNV3_INLINE BinSamples<T> bin_samples(const RoiPoolParams& p, T low, T high
     samples.count = whole + (T(whole) < bin && bin < most);
   }
   return samples;
+}
+
+template <typename T>
+struct RoiPoolUnit {
+  int64_t map;  // where its map starts, in elements of input; -1: there is no image of this index
+  BinSamples<T> y, x;
+  T modulation;
+};
+
+template <typename T>
+OPS_DCNV3_INLINE RoiPoolUnit<T> roi_pool_unit(const RoiPoolParams& p, const RoiPoolInputs<T>& in, int64_t roi, int64_t bin,
+                                              int64_t of_class) {
+  const T* box = in.rois + 5 * roi;
+  const int64_t bins = roi_pool_bins(p), image = roi_image(p, box[0]);
+  const int64_t slab = (image * roi_pool_maps(p) + (p.position_sensitive ? bin : 0)) * p.classes + of_class;
+  const T* offset = in.offset ? in.offset + (roi * p.classes + of_class) * 2 * bins + bin : nullptr;
+  const T offset_x = offset ? offset[0] : T(0), offset_y = offset ? offset[bins] : T(0);
+  return {image < 0 ? -1 : slab * p.height * p.width * p.depth,
+          bin_samples(p, box[2], box[4], p.bins_h, bin / p.bins_w, offset_y, p.height),
+          bin_samples(p, box[1], box[3], p.bins_w, bin % p.bins_w, offset_x, p.width),
+          in.mask ? in.mask[roi * bins + bin] : T(1)};
 }
 
 }  // namespace ops_dcnv3

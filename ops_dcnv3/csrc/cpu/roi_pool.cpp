@@ -7,12 +7,12 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "huge_pages.h"
 #include "roi_pool_params.h"
 
 namespace ops_dcnv3 {
@@ -106,28 +106,22 @@ void find_lines(const BinSamples<T>& samples, int64_t size, std::vector<Line<T>>
   }
 }
 
-// One RoI after another, bin by bin, class by class. Each thread has one of these.
+// What one unit after another reads. Each thread has one of these.
 template <typename T>
-class Bins {
+class Reader {
  public:
-  Bins(const RoiPoolParams& p, const RoiPoolInputs<T>& in) : p(p), in(in) {}
+  Reader(const RoiPoolParams& p, const RoiPoolInputs<T>& in) : p(p), in(in) {}
 
-  std::vector<Line<T>> rows, columns;
   T outside, modulation;
 
-  // Finds what the bin reads; returns the map it reads from, as an offset in elements.
+  // Turns to a unit; returns where its map starts, in elements of input.
   int64_t locate(int64_t roi, int64_t bin, int64_t of_class) {
-    const T* box = in.rois + 5 * roi;
-    const int64_t bins = roi_pool_bins(p);
-    const T* offset = in.offset ? in.offset + (roi * p.classes + of_class) * 2 * bins + bin : nullptr;
-    const auto x = bin_samples(p, box[1], box[3], p.bins_w, bin % p.bins_w, offset ? offset[0] : T(0), p.width);
-    const auto y = bin_samples(p, box[2], box[4], p.bins_h, bin / p.bins_w, offset ? offset[bins] : T(0), p.height);
-    outside = value_outside(y, x);
-    modulation = in.mask ? in.mask[roi * bins + bin] : T(1);
-    find_lines(x, p.width, columns);
-    find_lines(y, p.height, rows);
-    const int64_t map = p.position_sensitive ? bin : 0;
-    return ((roi_image(p, box[0]) * roi_pool_maps(p) + map) * p.classes + of_class) * p.height * p.width * p.depth;
+    const RoiPoolUnit<T> unit = roi_pool_unit(p, in, roi, bin, of_class);
+    outside = value_outside(unit.y, unit.x);
+    modulation = unit.modulation;
+    find_lines(unit.y, p.height, rows);
+    find_lines(unit.x, p.width, columns);
+    return unit.map;
   }
 
   // Calls each(row, column, pixel), pixel being an offset in elements from the start of the map.
@@ -141,24 +135,25 @@ class Bins {
  private:
   const RoiPoolParams& p;
   const RoiPoolInputs<T>& in;
+  std::vector<Line<T>> rows, columns;
 };
 
 // RoIs begin <= roi < end; output (rois, classes, depth, bins).
 template <typename T>
 void forward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, T* output, int64_t begin, int64_t end) {
-  Bins<T> bins(p, in);
+  Reader<T> reader(p, in);
   std::vector<T> sum(p.depth);
-  const int64_t bin_count = roi_pool_bins(p);
+  const int64_t bins = roi_pool_bins(p);
   for (int64_t roi = begin; roi < end; ++roi) {
-    for (int64_t bin = 0; bin < bin_count; ++bin) {
+    for (int64_t bin = 0; bin < bins; ++bin) {
       for (int64_t of_class = 0; of_class < p.classes; ++of_class) {
-        const T* map = in.input + bins.locate(roi, bin, of_class);
-        std::fill(sum.begin(), sum.end(), bins.outside);
-        bins.for_each_pixel([&](const Line<T>& row, const Line<T>& column, int64_t pixel) {
+        const T* map = in.input + reader.locate(roi, bin, of_class);
+        std::fill(sum.begin(), sum.end(), reader.outside);
+        reader.for_each_pixel([&](const Line<T>& row, const Line<T>& column, int64_t pixel) {
           add_scaled(row.weight * column.weight, map + pixel, p.depth, sum.data());
         });
-        T* to = output + (roi * p.classes + of_class) * p.depth * bin_count + bin;
-        for (int64_t c = 0; c < p.depth; ++c) to[c * bin_count] = sum[c] * bins.modulation;
+        T* to = output + (roi * p.classes + of_class) * p.depth * bins + bin;
+        for (int64_t c = 0; c < p.depth; ++c) to[c * bins] = sum[c] * reader.modulation;
       }
     }
   }
@@ -168,30 +163,30 @@ void forward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, T* output, int6
 template <typename T>
 void backward_bins(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output, T* grad_offset, T* grad_mask,
                    int64_t begin, int64_t end) {
-  Bins<T> bins(p, in);
+  Reader<T> reader(p, in);
   std::vector<T> gradient(p.depth);
-  const int64_t bin_count = roi_pool_bins(p);
+  const int64_t bins = roi_pool_bins(p);
   for (int64_t roi = begin; roi < end; ++roi) {
-    for (int64_t bin = 0; bin < bin_count; ++bin) {
+    for (int64_t bin = 0; bin < bins; ++bin) {
       T value = 0;
       for (int64_t of_class = 0; of_class < p.classes; ++of_class) {
         const int64_t unit = roi * p.classes + of_class;
-        const T* from = grad_output + unit * p.depth * bin_count + bin;
-        for (int64_t c = 0; c < p.depth; ++c) gradient[c] = from[c * bin_count];
-        const T* map = in.input + bins.locate(roi, bin, of_class);
-        T along_x = bins.outside, along_y = bins.outside;
-        value += bins.outside;
-        bins.for_each_pixel([&](const Line<T>& row, const Line<T>& column, int64_t pixel) {
+        const T* from = grad_output + unit * p.depth * bins + bin;
+        for (int64_t c = 0; c < p.depth; ++c) gradient[c] = from[c * bins];
+        const T* map = in.input + reader.locate(roi, bin, of_class);
+        T along_x = reader.outside, along_y = reader.outside;
+        value += reader.outside;
+        reader.for_each_pixel([&](const Line<T>& row, const Line<T>& column, int64_t pixel) {
           const T product = dot(gradient.data(), map + pixel, p.depth);
           value += row.weight * column.weight * product;
           along_x += row.weight * column.slope * product;
           along_y += row.slope * column.weight * product;
         });
         if (!grad_offset) continue;
-        grad_offset[2 * unit * bin_count + bin] = along_x * bins.modulation;
-        grad_offset[(2 * unit + 1) * bin_count + bin] = along_y * bins.modulation;
+        grad_offset[2 * unit * bins + bin] = along_x * reader.modulation;
+        grad_offset[(2 * unit + 1) * bins + bin] = along_y * reader.modulation;
       }
-      if (grad_mask) grad_mask[roi * bin_count + bin] = value;
+      if (grad_mask) grad_mask[roi * bins + bin] = value;
     }
   }
 }
@@ -200,17 +195,17 @@ void backward_bins(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* 
 template <typename T>
 void backward_input(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output, T* grad_input, int64_t image,
                     int64_t map, int64_t of_class, int64_t begin, int64_t end) {
-  Bins<T> bins(p, in);
+  Reader<T> reader(p, in);
   std::vector<T> gradient(end - begin);
-  const int64_t bin_count = roi_pool_bins(p);
-  const int64_t first_bin = p.position_sensitive ? map : 0, last_bin = p.position_sensitive ? map + 1 : bin_count;
+  const int64_t bins = roi_pool_bins(p);
+  const int64_t first_bin = p.position_sensitive ? map : 0, last_bin = p.position_sensitive ? map + 1 : bins;
   for (int64_t roi = 0; roi < p.rois; ++roi) {
     if (roi_image(p, in.rois[5 * roi]) != image) continue;
     for (int64_t bin = first_bin; bin < last_bin; ++bin) {
-      T* to = grad_input + bins.locate(roi, bin, of_class) + begin;
-      const T* from = grad_output + ((roi * p.classes + of_class) * p.depth + begin) * bin_count + bin;
-      for (int64_t c = 0; c < end - begin; ++c) gradient[c] = from[c * bin_count] * bins.modulation;
-      bins.for_each_pixel([&](const Line<T>& row, const Line<T>& column, int64_t pixel) {
+      T* to = grad_input + reader.locate(roi, bin, of_class) + begin;
+      const T* from = grad_output + ((roi * p.classes + of_class) * p.depth + begin) * bins + bin;
+      for (int64_t c = 0; c < end - begin; ++c) gradient[c] = from[c * bins] * reader.modulation;
+      reader.for_each_pixel([&](const Line<T>& row, const Line<T>& column, int64_t pixel) {
         add_scaled(row.weight * column.weight, gradient.data(), end - begin, to + pixel);
       });
     }
@@ -248,6 +243,7 @@ Prepared prepare(const at::Tensor& input, const at::Tensor& rois, const std::opt
     if (!prepared.input.is_contiguous() && p.rois > 0) {
       const at::Tensor planes = convert(input);
       prepared.input = at::empty(prepared.input.sizes(), planes.options());
+      use_huge_pages(prepared.input.data_ptr(), prepared.input.nbytes());
       transpose_images(p, planes.const_data_ptr<scalar_t>(), true, prepared.input.mutable_data_ptr<scalar_t>());
     }
   });
@@ -261,6 +257,7 @@ at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::
       prepare(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive);
   const RoiPoolParams& p = prepared.p;
   at::Tensor output = at::empty({p.rois, p.classes * p.depth, p.bins_h, p.bins_w}, prepared.input.options());
+  use_huge_pages(output.data_ptr(), output.nbytes());
   AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_pool", [&] {
     const auto in = prepared.pointers<scalar_t>();
     at::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
@@ -298,7 +295,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
     }
     if (output_mask[0]) {
       // Each thread has channels of its own: no atomics, and the order of every sum is that of the RoIs.
-      at::Tensor sums = at::zeros(prepared.input.sizes(), options);
+      at::Tensor sums = at::empty(prepared.input.sizes(), options);
+      use_huge_pages(sums.data_ptr(), sums.nbytes());
+      use_huge_pages(grad_input.data_ptr(), grad_input.nbytes());
+      sums.zero_();
       const int64_t maps = roi_pool_maps(p), slabs = p.batch * maps * p.classes;
       const int64_t blocks = std::max<int64_t>(1, at::get_num_threads() / std::max<int64_t>(1, slabs));
       const int64_t block = (p.depth + 16 * blocks - 1) / (16 * blocks) * 16;
