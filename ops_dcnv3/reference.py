@@ -110,14 +110,14 @@ def deform_roi_pool(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Specification of :func:`ops_dcnv3.deform_roi_pool`; see there for the arguments."""
-    return _pool_rois(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, False)
+    return roi_pool(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, False)
 
 
 def ps_roi_pool(
     input: Tensor, rois: Tensor, output_size, spatial_scale: float = 1.0, sampling_ratio: int = 0
 ) -> Tensor:
     """Specification of :func:`ops_dcnv3.ps_roi_pool`; see there for the arguments."""
-    return _pool_rois(input, rois, None, None, output_size, spatial_scale, sampling_ratio, 0.0, True)
+    return roi_pool(input, rois, None, None, output_size, spatial_scale, sampling_ratio, 0.0, True)
 
 
 def deform_ps_roi_pool(
@@ -130,10 +130,10 @@ def deform_ps_roi_pool(
     gamma: float = 0.1,
 ) -> Tensor:
     """Specification of :func:`ops_dcnv3.deform_ps_roi_pool`; see there for the arguments."""
-    return _pool_rois(input, rois, offset, None, output_size, spatial_scale, sampling_ratio, gamma, True)
+    return roi_pool(input, rois, offset, None, output_size, spatial_scale, sampling_ratio, gamma, True)
 
 
-def _pool_rois(
+def roi_pool(
     input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive
 ) -> Tensor:
     """All kinds of RoI pooling. A RoI whose image index is out of range is 0, as on CUDA; the CPU kernels refuse it."""
@@ -147,20 +147,20 @@ def _pool_rois(
     maps = maps.expand(-1, bins, -1, -1, -1, -1)  # (N, bins, classes, H, W, depth): what each bin reads
     boxes = rois.detach()[:, 1:].to(work) * spatial_scale - 0.5
 
-    def along(axis, k, start, end, count, size):
-        """Sample positions of RoI k along x (axis 0) or y (axis 1): (bins along this axis, classes..., samples)."""
-        length = end - start
+    def along(axis, k, low, high, count, size):
+        """Sample positions of RoI k along x (axis 0) or y (axis 1), in pixels: (bins, classes, samples)."""
+        length = high - low
         step = length / count
-        samples = sampling_ratio or min(max(0, int(step.nan_to_num().ceil())), max(size, MOST_SAMPLES))
-        if not (start.isfinite() and step.isfinite()):
-            start, samples = start * float('nan'), max(samples, 1)
-        grid = (torch.arange(samples, device=input.device).to(work) + 0.5) * step / max(samples, 1)
+        known = bool(low.isfinite() and step.isfinite())
+        if not known:
+            low = low * float('nan')
+        samples = sampling_ratio or (min(max(0, int(step.ceil())), max(size, MOST_SAMPLES)) if known else 1)
         index = torch.arange(bins, device=input.device)
-        position = start + (index % bins_w if axis == 0 else index // bins_w).to(work)[:, None] * step
+        start = low + (index % bins_w if axis == 0 else index // bins_w).to(work) * step
+        start = start[:, None].expand(bins, classes)
         if offset is not None:
-            shift = offset[k].to(work).reshape(classes, 2, bins)[:, axis].t()  # (bins, classes)
-            position = position + gamma * length * shift
-        return position.expand(bins, classes)[..., None] + grid  # (bins, classes, samples)
+            start = start + gamma * length * offset[k].to(work).reshape(classes, 2, bins)[:, axis].t()
+        return start[..., None] + (torch.arange(samples, device=input.device).to(work) + 0.5) * step / max(samples, 1)
 
     outputs = []
     for k, (x1, y1, x2, y2) in enumerate(boxes):
