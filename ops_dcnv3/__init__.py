@@ -12,5 +12,28 @@ except ImportError as error:
 
 from .dcnv3 import dcnv3
 from .module import DCNv3, build_act_layer, build_norm_layer
+from .roi_module import (
+    DeformPSRoIPoolPack,
+    DeformRoIPool,
+    DeformRoIPoolPack,
+    ModulatedDeformRoIPool,
+    ModulatedDeformRoIPoolPack,
+    PSRoIPool,
+)
+from .roi_pool import deform_ps_roi_pool, deform_roi_pool, ps_roi_pool
 
-__all__ = ['DCNv3', 'build_act_layer', 'build_norm_layer', 'dcnv3']
+__all__ = [
+    'DCNv3',
+    'DeformPSRoIPoolPack',
+    'DeformRoIPool',
+    'DeformRoIPoolPack',
+    'ModulatedDeformRoIPool',
+    'ModulatedDeformRoIPoolPack',
+    'PSRoIPool',
+    'build_act_layer',
+    'build_norm_layer',
+    'dcnv3',
+    'deform_ps_roi_pool',
+    'deform_roi_pool',
+    'ps_roi_pool',
+]

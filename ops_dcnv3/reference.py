@@ -98,3 +98,99 @@ def dcnv3(
     sampled = bilinear_sample(by_group, x, y) * mask.where(touches, 0)[..., None]
     output = sampled.sum(dim=-2)
     return output.unflatten(0, (batch, groups)).permute(0, 2, 3, 1, 4).flatten(-2).to(dtype)
+
+
+def deform_roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None,
+    output_size,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    gamma: float = 0.1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Specification of :func:`ops_dcnv3.deform_roi_pool`; see there for the arguments."""
+    return roi_pool(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, False)
+
+
+def ps_roi_pool(
+    input: Tensor, rois: Tensor, output_size, spatial_scale: float = 1.0, sampling_ratio: int = 0
+) -> Tensor:
+    """Specification of :func:`ops_dcnv3.ps_roi_pool`; see there for the arguments."""
+    return roi_pool(input, rois, None, None, output_size, spatial_scale, sampling_ratio, 0.0, True)
+
+
+def deform_ps_roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output_size,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    gamma: float = 0.1,
+) -> Tensor:
+    """Specification of :func:`ops_dcnv3.deform_ps_roi_pool`; see there for the arguments."""
+    return roi_pool(input, rois, offset, None, output_size, spatial_scale, sampling_ratio, gamma, True)
+
+
+def roi_pool(
+    input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive
+) -> Tensor:
+    """All kinds of RoI pooling. A RoI whose image index is out of range is 0, as on CUDA; the CPU kernels refuse it."""
+    bins_h, bins_w = _pair(output_size)
+    batch, channels, height, width = input.shape
+    bins, dtype = bins_h * bins_w, input.dtype
+    work = torch.promote_types(dtype, torch.float32)
+    classes = 1 if offset is None else offset.shape[1] // 2
+    depth = channels // (classes * (bins if position_sensitive else 1))  # output channels of one class
+    maps = input.to(work).reshape(batch, classes, depth, -1, height, width).permute(0, 3, 1, 4, 5, 2)
+    maps = maps.expand(-1, bins, -1, -1, -1, -1)  # (N, bins, classes, H, W, depth): what each bin reads
+    boxes = rois.detach()[:, 1:].to(work) * spatial_scale - 0.5
+
+    def along(axis, k, low, high, count, size):
+        """Sample positions of RoI k along x (axis 0) or y (axis 1), in pixels: (bins, classes, samples)."""
+        length = high - low
+        step = length / count
+        known = bool(low.isfinite() and step.isfinite())
+        if not known:
+            low = low * float('nan')
+        samples = sampling_ratio or (min(max(0, int(step.ceil())), max(size, MOST_SAMPLES)) if known else 1)
+        index = torch.arange(bins, device=input.device)
+        start = low + (index % bins_w if axis == 0 else index // bins_w).to(work) * step
+        start = start[:, None].expand(bins, classes)
+        if offset is not None:
+            start = start + gamma * length * offset[k].to(work).reshape(classes, 2, bins)[:, axis].t()
+        return start[..., None] + (torch.arange(samples, device=input.device).to(work) + 0.5) * step / max(samples, 1)
+
+    outputs = []
+    for k, (x1, y1, x2, y2) in enumerate(boxes):
+        image = int(rois[k, 0]) if 0 <= rois[k, 0] < batch else -1
+        x = along(0, k, x1, x2, bins_w, width)
+        y = along(1, k, y1, y2, bins_h, height)
+        if image < 0 or x.shape[-1] == 0 or y.shape[-1] == 0:
+            outputs.append(maps.new_zeros(bins, classes, depth))
+            continue
+        y, x = torch.broadcast_tensors(y[..., :, None], x[..., None, :])
+        sampled = _sample_to_the_border(maps[image].flatten(0, 1), x.flatten(0, 1), y.flatten(0, 1))
+        outputs.append(sampled.mean(dim=(1, 2)).reshape(bins, classes, depth))
+    output = torch.stack(outputs) if outputs else maps.sum() * maps.new_zeros(0, bins, classes, depth)
+    if mask is not None:
+        output = output * mask.to(work).reshape(-1, bins, 1, 1)
+    return output.permute(0, 2, 3, 1).reshape(-1, classes * depth, bins_h, bins_w).to(dtype)
+
+
+# The most samples of a bin along an axis, but for images larger than that: a huge box must not take for ever.
+MOST_SAMPLES = 1024
+
+
+def _sample_to_the_border(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """`bilinear_sample` as RoIAlign does it: up to a pixel outside reads the border, what lies beyond is 0."""
+    height, width = image.shape[1:3]
+
+    def clamp(position, size):
+        moves = (position >= 0) & (position < size - 1)  # elsewhere the value does not depend on the position
+        return position.where(moves, position.detach().clamp(0, size - 1))
+
+    read = (x >= -1) & (x <= width) & (y >= -1) & (y <= height) | x.isnan() | y.isnan()
+    return bilinear_sample(image, clamp(x, width), clamp(y, height)).where(read[..., None], 0)

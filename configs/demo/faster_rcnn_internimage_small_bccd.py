@@ -1,48 +1,8 @@
 # Blood cells (BCCD), Pascal VOC xml, 640 x 480 pixels.
 _base_ = [
-    '../_base_/models/mask_rcnn_internimage_small_fpn.py',
-    '../_base_/datasets/coco_instance.py',
-    '../_base_/schedules/schedule_scratch_det.py',
+    '../_base_/models/faster_rcnn_internimage_small_fpn.py',
+    '../_base_/datasets/bccd.py',
+    '../_base_/schedules/schedule_scratch_bccd.py',
 ]
 
-data_root = 'data/bccd/BCCD/'
-classes = ('RBC', 'WBC', 'Platelets')
-max_epochs = 8
-image_scale = (320, 240)  # cells are about 100 pixels wide in the photos
-
-model = dict(
-    type='FasterRCNN',
-    data_preprocessor=dict(pad_mask=False),
-    roi_head=dict(bbox_head=dict(num_classes=len(classes)), mask_roi_extractor=None, mask_head=None))
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    # Two boxes of this data set have no area: nothing can be regressed to them.
-    dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
-    dict(type='RandomResize', scale=image_scale, ratio_range=(0.8, 1.25), keep_ratio=True),
-    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = image_scale
-test_pipeline[2].with_mask = False
-
-dataset = dict(
-    _delete_=True,
-    type='XMLDataset',
-    data_root=data_root,
-    data_prefix=dict(sub_data_root=''),
-    metainfo=dict(classes=classes))
-train_dataloader = dict(
-    batch_size=4, dataset=dict(ann_file='ImageSets/Main/train.txt', pipeline=train_pipeline, **dataset))
-val_dataloader = dict(
-    dataset=dict(ann_file='ImageSets/Main/val.txt', test_mode=True, pipeline=test_pipeline, **dataset))
-test_dataloader = val_dataloader
-val_evaluator = dict(_delete_=True, type='VOCMetric', metric='mAP', eval_mode='area')
-test_evaluator = val_evaluator
-
-train_cfg = dict(max_epochs=max_epochs)
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].T_max = max_epochs
-default_hooks = dict(checkpoint=dict(save_best='pascal_voc/mAP'))
+model = dict(roi_head=dict(bbox_head=dict(num_classes=len(_base_.classes))))

@@ -5,6 +5,9 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+# What predicts offsets and modulation in the learned RoI pools of ops_dcnv3.
+ROI_OFFSET_LAYERS = {'offset_fc', 'mask_fc', 'offset_conv'}
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class CustomLayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
@@ -16,6 +19,9 @@ class CustomLayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
     - ``layer_decay_rate`` (default 1.0: the same rate everywhere);
     - ``offset_lr_scale`` (default 1.0): factor for the sampling offsets of deformable attention;
+    - ``roi_offset_lr_scale`` (default 1.0): factor for the layers that predict the offsets and the modulation of RoI
+      pools (the papers: 0.1). mmengine's default constructor does the same with
+      ``custom_keys={name: dict(lr_mult=0.1)}`` for the names in ``ROI_OFFSET_LAYERS``;
     - ``num_layers``, ``depths``: not needed; where an official config gives them, they must be the model's.
 
     Raises:
@@ -31,6 +37,7 @@ class CustomLayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
         options = dict(self.paramwise_cfg)
         decay_rate = options.pop('layer_decay_rate')
         offset_lr_scale = options.pop('offset_lr_scale', 1.0)
+        roi_offset_lr_scale = options.pop('roi_offset_lr_scale', 1.0)
         model = module.module if is_model_wrapper(module) else module
         backbone = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
@@ -42,8 +49,8 @@ class CustomLayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
         for name, value in options.items():
             if name not in official:
                 raise ValueError(
-                    'CustomLayerDecayOptimizerConstructor: paramwise_cfg takes layer_decay_rate and offset_lr_scale, '
-                    f'got {name!r}'
+                    'CustomLayerDecayOptimizerConstructor: paramwise_cfg takes layer_decay_rate, offset_lr_scale and '
+                    f'roi_offset_lr_scale, got {name!r}'
                 )
             if (list(value) if name == 'depths' else value) != official[name]:
                 raise ValueError(
@@ -60,9 +67,14 @@ class CustomLayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
                 layer = 0
             decays = param.dim() > 1 and 'norm' not in name and 'sampling_offsets' not in name
             scale = decay_rate ** (num_layers - 1 - layer)
+            kind = ''
             if 'sampling_offsets' in name:
+                kind = '_offsets'
                 scale *= offset_lr_scale
-            key = f'layer_{layer}{"" if decays else "_no_decay"}{"_offsets" if "sampling_offsets" in name else ""}'
+            elif not ROI_OFFSET_LAYERS.isdisjoint(name.split('.')):
+                kind = '_roi_offsets'
+                scale *= roi_offset_lr_scale
+            key = f'layer_{layer}{"" if decays else "_no_decay"}{kind}'
             if key not in groups:
                 groups[key] = {
                     'params': [],

@@ -73,6 +73,24 @@ OPS_DCNV3_INLINE LinearSample<T, I> linear_sample(T position, I size) {
           {has_first ? -one : zero, has_second ? one : zero}};
 }
 
+// The same for operators that read the border pixel up to a whole pixel outside of it, as RoIAlign does: there the value does
+// not depend on the position. Beyond that, and for NaN, nothing is read.
+template <typename T>
+OPS_DCNV3_INLINE auto touches_border(T position, T size) {
+  return (position >= T{} - 1) & (position <= size);
+}
+
+// For a position that touches the border.
+template <typename T, typename I>
+OPS_DCNV3_INLINE LinearSample<T, I> linear_sample_border(T position, I size) {
+  const T zero = T{}, last = convert<T>(size) - 1;
+  const auto moves = (position >= zero) & (position < last);
+  const T not_before = position > zero ? position : zero;
+  LinearSample<T, I> sample = linear_sample(not_before < last ? not_before : last, size);
+  for (T& slope : sample.slope) slope = moves ? slope : zero;
+  return sample;
+}
+
 // The four corners are (y, x), (y, x + 1), (y + 1, x), (y + 1, x + 1), everywhere in this order. With the weights of both
 // axes this is the interpolated value; with the slopes of one of them in their place, its derivative along that axis.
 template <typename T>

@@ -13,6 +13,15 @@ TORCH_LIBRARY(ops_dcnv3, m) {
       "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool softmax, "
       "bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
+  // Every kind of RoI pooling. offset (rois, 2 * classes, bins_h, bins_w); without it there is one class.
+  m.def(
+      "roi_pool(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, float spatial_scale, "
+      "int sampling_ratio, float gamma, bool position_sensitive) -> Tensor");
+  // Gradients of (input, offset, mask); one that output_mask does not ask for comes back empty.
+  m.def(
+      "roi_pool_backward(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, "
+      "float spatial_scale, int sampling_ratio, float gamma, bool position_sensitive, bool[3] output_mask) "
+      "-> (Tensor, Tensor, Tensor)");
   // The instruction set that the CPU kernels take on this machine, for tensors of many channels.
   m.def("cpu_capability() -> str");
 }

@@ -10,6 +10,7 @@ from torch import nn
 
 import internimage  # noqa: F401  (registers)
 from internimage.models import InternImage, build_variant
+from ops_dcnv3 import DeformPSRoIPoolPack, ModulatedDeformRoIPoolPack
 
 TINY = dict(channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
 
@@ -102,6 +103,20 @@ def test_heads_and_quirks():
     assert found['bbox_head.norm.weight'] == [1.0, 0.0]
 
 
+def test_offset_layers_of_roi_pools():
+    pools = nn.ModuleDict({
+        'box': ModulatedDeformRoIPoolPack(2, 4, deform_fc_channels=8),
+        'score': DeformPSRoIPoolPack(2, 4),
+        'other': nn.Linear(2, 2),
+    })
+    found = settings(Model(InternImage(**TINY), roi_head=pools), layer_decay_rate=0.9, roi_offset_lr_scale=0.1)
+    rates = {name: lr for name, (lr, _) in found.items() if name.startswith('roi_head')}
+    slow = {name for name, lr in rates.items() if lr == pytest.approx(0.1)}
+    assert slow == {name for name in rates if '.other.' not in name}
+    assert len(slow) == 6 + 4 + 2 and {rates[name] for name in rates.keys() - slow} == {1.0}
+    assert found['roi_head.score.offset_conv.bias'] == [pytest.approx(0.1), 0.0]
+
+
 def test_without_options_the_rate_is_one_and_norms_do_not_decay():
     found = settings(Model(InternImage(**TINY)))
     assert {lr for lr, _ in found.values()} == {1.0}
@@ -119,7 +134,7 @@ def test_frozen_parameters_are_left_out():
         (
             Model(InternImage(**TINY)),
             dict(layer_decay=0.9),
-            "takes layer_decay_rate and offset_lr_scale, got 'layer_decay'",
+            "takes layer_decay_rate, offset_lr_scale and roi_offset_lr_scale, got 'layer_decay'",
         ),
         (Model(InternImage(**TINY)), dict(num_layers=30), 'num_layers must be 5 as in the model, or left out, got 30'),
         (Model(InternImage(**TINY)), dict(depths=[4, 4]), r'depths must be \[1, 1, 2, 1\]'),

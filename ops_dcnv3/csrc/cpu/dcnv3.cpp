@@ -6,16 +6,13 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <cstdlib>
 #include <memory>
 #include <string>
 
 #include "dcnv3_params.h"
 #include "dcnv3_tasks.h"
+#include "huge_pages.h"
 
 namespace ops_dcnv3 {
 namespace {
@@ -86,16 +83,6 @@ auto* storage(const at::Tensor& tensor) {
   return reinterpret_cast<typename Storage<T>::type*>(tensor.data_ptr<T>());
 }
 
-// A large new tensor costs more to hand out, page by page, than to fill: ask for huge pages.
-void use_huge_pages(const at::Tensor& tensor) {
-#ifdef __linux__
-  constexpr uintptr_t kHuge = 2 << 20;
-  const uintptr_t data = reinterpret_cast<uintptr_t>(tensor.data_ptr()), end = (data + tensor.nbytes()) / kHuge * kHuge;
-  const uintptr_t begin = (data + kHuge - 1) / kHuge * kHuge;
-  if (begin + 8 * kHuge <= end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
-
 at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask, at::IntArrayRef kernel_size,
                  at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
                  double offset_scale, bool remove_center, bool softmax) {
@@ -104,7 +91,7 @@ at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Te
                                           offset_scale, remove_center, softmax);
   at::Tensor output = at::empty({p.batch, p.out_height, p.out_width, in.size(3)}, in.options());
   if (output.numel() == 0) return output;
-  use_huge_pages(output);
+  use_huge_pages(output.data_ptr(), output.nbytes());
   // A task worth starting a thread for does some 10^5 multiplications.
   const int64_t row_work = p.out_width * in.size(3) * p.points * 4, grain = std::max<int64_t>(1, 100000 / row_work);
   OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3", [&] {

@@ -1,0 +1,238 @@
+"""The RoI pooling operators: what users call, and what PyTorch has to know of them. All are one compiled operator."""
+
+import math
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+Pair = int | tuple[int, int]
+
+
+def deform_roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None,
+    output_size: Pair,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    gamma: float = 0.1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Deformable RoI pooling (arXiv 1703.06211, section 2.2), with ``mask`` modulated (arXiv 1811.11168, section 3.2).
+
+    A RoI is cut into bins, and each bin gives the average of ``input`` over samples on an even grid inside it. A bin is
+    shifted by ``gamma`` times its offset times the size of the RoI, and its average is multiplied by its modulation:
+
+    .. math:: y_{ij} = m_{ij} \frac{1}{n} \sum_{p \in bin(i, j)} x(p + \gamma\, \Delta p_{ij} \circ (w, h))
+
+    Without offsets this is RoIAlign, exactly ``torchvision.ops.roi_align(..., aligned=True)``.
+
+    Coordinates: a RoI is given in image pixels, (x1, y1) being its top left and (x2, y2) its bottom right corner; times
+    ``spatial_scale``, less 0.5, it is in pixels of ``input``, where the centre of pixel (row, column) is the point
+    (x, y) = (column, row). Samples are interpolated bilinearly; one that lies up to a pixel outside the image reads the
+    border, one further out is 0 and counts.
+
+    What is special: a RoI without area has no samples when ``sampling_ratio`` is 0, nor has one whose corners are
+    swapped, and is 0. A box with NaN or infinite coordinates is NaN, and so is a bin whose offset is NaN. A bin has at
+    most max(1024, size of ``input``) adaptive samples along an axis. An image index that does not exist is an error on
+    the CPU, and on other devices, which cannot tell in time, a RoI of zeros.
+
+    Args:
+        input (Tensor[N, C, H, W]): contiguous or, faster, channels_last.
+        rois (Tensor[K, 5]): index of the image, x1, y1, x2, y2. Any floating-point dtype; float32 also where ``input``
+            is of 16 bits, which are too few for a position. Without gradient.
+        offset (Tensor[K, 2, height, width], optional): of each bin, x first, in units of ``gamma`` times the width or
+            height of the RoI.
+        output_size (int or (int, int)): bins, (height, width).
+        spatial_scale (float): pixels of ``input`` per image pixel, larger than 0.
+        sampling_ratio (int): samples of a bin along each axis; 0 for adaptive, that is, its size in pixels, rounded up.
+        gamma (float): multiplies the offsets.
+        mask (Tensor[K, height, width], optional): the modulation of each bin.
+
+    The tensors share one device and, but for ``rois``, one dtype: float32, float64, bfloat16 or float16, sums of the
+    16-bit ones being kept in float32. Under autocast float32 tensors are cast to the autocast dtype, ``rois`` excepted.
+    There are gradients by ``input``, ``offset`` and ``mask``; they are deterministic, on CUDA that of ``input`` only
+    with ``torch.use_deterministic_algorithms``. On a device without a compiled kernel :mod:`ops_dcnv3.reference` runs
+    in its place, with a warning.
+
+    Returns:
+        Tensor[K, C, height, width]
+
+    Raises:
+        TypeError: an argument is not of its type, or the tensors differ in dtype.
+        ValueError: a shape, a value or a device does not fit; the message has the rule and what was received.
+        IndexError: an image index is out of range (CPU).
+    """
+    return _roi_pool(
+        'deform_roi_pool', input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, False
+    )
+
+
+def ps_roi_pool(
+    input: Tensor, rois: Tensor, output_size: Pair, spatial_scale: float = 1.0, sampling_ratio: int = 0
+) -> Tensor:
+    """Position-sensitive RoI pooling (R-FCN, arXiv 1605.06409): each bin reads score maps of its own.
+
+    Bin (i, j) of output d averages channel (d * height + i) * width + j of ``input``, with the samples of
+    :func:`deform_roi_pool`; the same as ``torchvision.ops.ps_roi_align``, but that a RoI without area is 0, not NaN.
+
+    Args:
+        input (Tensor[N, D * height * width, H, W])
+        rois, output_size, spatial_scale, sampling_ratio: see :func:`deform_roi_pool`, as for everything else.
+
+    Returns:
+        Tensor[K, D, height, width]
+    """
+    return _roi_pool('ps_roi_pool', input, rois, None, None, output_size, spatial_scale, sampling_ratio, 0.0, True)
+
+
+def deform_ps_roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output_size: Pair,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    gamma: float = 0.1,
+) -> Tensor:
+    """Deformable position-sensitive RoI pooling (arXiv 1703.06211, section 2.2): :func:`ps_roi_pool` of shifted bins.
+
+    Args:
+        input (Tensor[N, D * height * width, H, W])
+        offset (Tensor[K, 2 * n, height, width]): for n classes, by which D is divisible; output d takes those of class
+            d // (D // n), its channel 2 * class being x and the next one y, in units of ``gamma`` times the width or
+            height of the RoI.
+        rois, output_size, spatial_scale, sampling_ratio, gamma: see :func:`deform_roi_pool`, as for everything else.
+
+    Returns:
+        Tensor[K, D, height, width]
+    """
+    if offset is None:
+        raise TypeError('deform_ps_roi_pool: offset must be a tensor, got NoneType')
+    return _roi_pool(
+        'deform_ps_roi_pool', input, rois, offset, None, output_size, spatial_scale, sampling_ratio, gamma, True
+    )
+
+
+def _roi_pool(
+    name, input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive
+) -> Tensor:
+    tensors = {'input': input, 'offset': offset, 'mask': mask}
+    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    options = _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive)
+    device_type = input.device.type
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if autocast and input.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device_type)
+        tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
+    elif len({tensor.dtype for tensor in tensors.values()}) > 1:
+        received = ', '.join(f'{key} {tensor.dtype}' for key, tensor in tensors.items())
+        raise TypeError(f'{name}: all tensors but rois must have one dtype, got {received}')
+    arguments = tensors['input'], rois, tensors.get('offset'), tensors.get('mask'), *options
+    if device_type in _COMPILED_DEVICES:
+        return torch.ops.ops_dcnv3.roi_pool(*arguments)
+    _warn_of_reference(name, device_type)
+    return reference.roi_pool(*arguments)
+
+
+_COMPILED_DEVICES = frozenset(
+    device_type
+    for device_type in ('cpu', 'cuda', 'meta')
+    if device_type == 'meta'
+    or torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::roi_pool', device_type.upper())
+)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive) -> tuple:
+    """All rules on the arguments; returns those after the tensors, with ints as pairs."""
+    input, offset = tensors.get('input'), tensors.get('offset')
+    for key, tensor in (('input', input), ('rois', rois), *tensors.items()):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f'{name}: {key} must be a tensor, got {type(tensor).__name__}')
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f'{name}: {key} must be float32, float64, bfloat16 or float16, got {tensor.dtype}')
+        if tensor.device != input.device:
+            raise ValueError(f'{name}: {key} must be on the device of input, {input.device}, got {tensor.device}')
+
+    bins = (output_size, output_size) if isinstance(output_size, int) else output_size
+    if (
+        not isinstance(bins, (tuple, list))
+        or len(bins) != 2
+        or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in bins)
+    ):
+        raise ValueError(
+            f'{name}: output_size must be an int or a pair of ints (height, width), at least 1, got {output_size!r}'
+        )
+    for key, value in (('spatial_scale', spatial_scale), ('gamma', gamma)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f'{name}: {key} must be a finite number, got {value!r}')
+    if spatial_scale <= 0:
+        raise ValueError(f'{name}: spatial_scale must be larger than 0, got {spatial_scale!r}')
+    if isinstance(sampling_ratio, bool) or not isinstance(sampling_ratio, int) or sampling_ratio < 0:
+        raise ValueError(f'{name}: sampling_ratio must be an int, at least 0, got {sampling_ratio!r}')
+
+    if input.dim() != 4 or min(input.shape[1:]) < 1:
+        raise ValueError(f'{name}: input must be (N, C, H, W), C, H and W at least 1, got shape {tuple(input.shape)}')
+    if rois.dim() != 2 or rois.shape[1] != 5:
+        raise ValueError(f'{name}: rois must be (K, 5), image index, x1, y1, x2, y2, got shape {tuple(rois.shape)}')
+    shapes = {'mask': (rois.shape[0], *bins)}
+    classes = 1
+    if offset is not None:
+        if position_sensitive and offset.dim() == 4:
+            classes = max(1, offset.shape[1] // 2)
+        shapes['offset'] = (rois.shape[0], 2 * classes, *bins)
+    for key, shape in shapes.items():
+        if key in tensors and tensors[key].shape != shape:
+            form = {'mask': '(K, height, width)', 'offset': '(K, 2 * n, height, width)'}[key]
+            raise ValueError(
+                f'{name}: {key} must be {form} = {shape} for rois {tuple(rois.shape)} and output_size {tuple(bins)}, '
+                f'got shape {tuple(tensors[key].shape)}'
+            )
+    least = classes * bins[0] * bins[1] if position_sensitive else 1
+    if input.shape[1] % least:
+        raise ValueError(
+            f'{name}: the channels of input must be divisible by n * height * width = {least} for {classes} classes of '
+            f'offsets and output_size {tuple(bins)}, got {input.shape[1]}'
+        )
+    return tuple(bins), float(spatial_scale), sampling_ratio, float(gamma), position_sensitive
+
+
+@cache
+def _warn_of_reference(name: str, device_type: str) -> None:
+    warnings.warn(
+        f'ops_dcnv3 has no compiled kernel for {device_type}: {name} runs as plain PyTorch, slowly.',
+        stacklevel=4,
+    )
+
+
+@torch.library.register_fake('ops_dcnv3::roi_pool')
+def _(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive):
+    maps = output_size[0] * output_size[1] if position_sensitive else 1
+    return input.new_empty((rois.shape[0], input.shape[1] // maps, *output_size))
+
+
+@torch.library.register_fake('ops_dcnv3::roi_pool_backward')
+def _(grad_output, input, rois, offset, mask, *options_and_output_mask):
+    wanted = options_and_output_mask[-1]
+    gradients = zip((input, offset, mask), wanted, strict=True)
+    return tuple(input.new_empty(tensor.shape if want else (0,)) for tensor, want in gradients)
+
+
+def _setup_context(ctx, inputs, output):
+    input, rois, offset, mask, *ctx.options = inputs
+    ctx.save_for_backward(input, rois, offset, mask)
+
+
+def _backward(ctx, grad_output):
+    wanted = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+    gradients = torch.ops.ops_dcnv3.roi_pool_backward(grad_output, *ctx.saved_tensors, *ctx.options, wanted)
+    input, offset, mask = (g if want else None for g, want in zip(gradients, wanted, strict=True))
+    return input, None, offset, mask, *([None] * len(ctx.options))
+
+
+torch.library.register_autograd('ops_dcnv3::roi_pool', _backward, setup_context=_setup_context)
