@@ -101,10 +101,12 @@ class MimicRoIHead(StandardRoIHead):
 
     def bbox_loss(self, x: tuple[Tensor], sampling_results: list) -> dict:
         results = super().bbox_loss(x, sampling_results)
-        positive = torch.cat([
-            torch.arange(len(result.priors), device=result.priors.device) < len(result.pos_priors)
-            for result in sampling_results
-        ])  # mmdet puts the positive samples of an image first
+        positive = torch.cat(
+            [
+                torch.arange(len(result.priors), device=result.priors.device) < len(result.pos_priors)
+                for result in sampling_results
+            ]
+        )  # mmdet puts the positive samples of an image first
         rois = bbox2roi([result.pos_priors for result in sampling_results])
         labels = torch.cat([result.pos_gt_labels for result in sampling_results])
         features = self._shared_layers(results['bbox_feats'][positive])

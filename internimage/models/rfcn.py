@@ -83,9 +83,10 @@ class RFCNRoIHead(StandardRoIHead):
 class RFCNHead(BBoxHead):
     """Position-sensitive score maps and box maps, pooled at the RoIs; the k x k bins of a RoI vote by their average.
 
-    A 1x1 convolution to ``feat_channels``, the norm of ``norm_cfg`` where that is given, and a ReLU; then 1x1 convolutions to k^2 (C + 1) score maps and 4 k^2 box
-    maps, the boxes being the same for all classes. In the deformable form the bins are shifted: another 1x1 convolution
-    predicts a field of offsets for each class, the background included, and one for the boxes.
+    A 1x1 convolution to ``feat_channels``, the norm of ``norm_cfg`` where that is given, and a ReLU; then 1x1
+    convolutions to k^2 (C + 1) score maps and 4 k^2 box maps, the boxes being the same for all classes. In the
+    deformable form the bins are shifted: further 1x1 convolutions predict a field of offsets for each class, the
+    background included, and one for the boxes.
 
     Args:
         in_channels, stride: of the feature map.

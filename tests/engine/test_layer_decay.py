@@ -104,11 +104,13 @@ def test_heads_and_quirks():
 
 
 def test_offset_layers_of_roi_pools():
-    pools = nn.ModuleDict({
-        'box': ModulatedDeformRoIPoolPack(2, 4, deform_fc_channels=8),
-        'score': DeformPSRoIPoolPack(2, 4),
-        'other': nn.Linear(2, 2),
-    })
+    pools = nn.ModuleDict(
+        {
+            'box': ModulatedDeformRoIPoolPack(2, 4, deform_fc_channels=8),
+            'score': DeformPSRoIPoolPack(2, 4),
+            'other': nn.Linear(2, 2),
+        }
+    )
     found = settings(Model(InternImage(**TINY), roi_head=pools), layer_decay_rate=0.9, roi_offset_lr_scale=0.1)
     rates = {name: lr for name, (lr, _) in found.items() if name.startswith('roi_head')}
     slow = {name for name, lr in rates.items() if lr == pytest.approx(0.1)}
