@@ -580,7 +580,7 @@ class TestErrors:
             ('deform_roi_pool', 'rois', lambda t: t.long(), TypeError, r'rois must be float32.* got torch.int64'),
             ('deform_roi_pool', 'rois', lambda t: None, TypeError, r'rois must be a tensor, got NoneType'),
             ('deform_roi_pool', 'offset', lambda t: t[:5], ValueError, r'= \(6, 2, 3, 2\).* shape \(5, 2, 3, 2\)'),
-            ('deform_roi_pool', 'offset', lambda t: t.repeat(1, 2, 1, 1), ValueError, r'2, 3, 2\).* shape \(6, 4, 3, 2\)'),
+            ('deform_roi_pool', 'offset', lambda t: t.repeat(1, 2, 1, 1), ValueError, r'2, 3, 2\).* \(6, 4, 3, 2\)'),
             ('deform_ps_roi_pool', 'offset', lambda t: t[:, :3], ValueError, r'= \(6, 2, 3, 2\).* \(6, 3, 3, 2\)'),
             ('deform_ps_roi_pool', 'offset', lambda t: t[:, :0], ValueError, r'= \(6, 2, 3, 2\).* \(6, 0, 3, 2\)'),
             ('deform_ps_roi_pool', 'offset', lambda t: t.repeat(1, 3, 1, 1), ValueError, r'= 36 .* 6 classes.* got 48'),
