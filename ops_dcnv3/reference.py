@@ -162,18 +162,19 @@ def roi_pool(
             start = start + gamma * length * offset[k].to(work).reshape(classes, 2, bins)[:, axis].t()
         return start[..., None] + (torch.arange(samples, device=input.device).to(work) + 0.5) * step / max(samples, 1)
 
+    nothing = maps[:0].sum() + (0 if offset is None else offset[:0].sum())  # 0, for autograd a function of both
     outputs = []
     for k, (x1, y1, x2, y2) in enumerate(boxes):
         image = int(rois[k, 0]) if 0 <= rois[k, 0] < batch else -1
         x = along(0, k, x1, x2, bins_w, width)
         y = along(1, k, y1, y2, bins_h, height)
         if image < 0 or x.shape[-1] == 0 or y.shape[-1] == 0:
-            outputs.append(maps.new_zeros(bins, classes, depth))
+            outputs.append(nothing.expand(bins, classes, depth))
             continue
         y, x = torch.broadcast_tensors(y[..., :, None], x[..., None, :])
         sampled = _sample_to_the_border(maps[image].flatten(0, 1), x.flatten(0, 1), y.flatten(0, 1))
         outputs.append(sampled.mean(dim=(1, 2)).reshape(bins, classes, depth))
-    output = torch.stack(outputs) if outputs else maps.sum() * maps.new_zeros(0, bins, classes, depth)
+    output = torch.stack(outputs) if outputs else nothing.expand(0, bins, classes, depth)
     if mask is not None:
         output = output * mask.to(work).reshape(-1, bins, 1, 1)
     return output.permute(0, 2, 3, 1).reshape(-1, classes * depth, bins_h, bins_w).to(dtype)

@@ -3,14 +3,17 @@
     python tools/benchmark.py op    [--variant t s] [--size 224 800x1344] [--batch 1] [--dtype float32 bfloat16]
     python tools/benchmark.py op    --sweep                  # the first stage's channels at many sizes: ns per pixel
     python tools/benchmark.py layer [--size 224 512]
+    python tools/benchmark.py roi   [--rois 1000] [--size 800x1336]
     python tools/benchmark.py model [--variant t] [--peers convnext_tiny swin_tiny]
     python tools/benchmark.py train [--batch 8]
     all:   [--device cpu|cuda] [--threads 2] [--repeats 15] [--json FILE] [--plot FILE.png]
 
 `op` times `ops_dcnv3.dcnv3` at the shapes of InternImage's four stages, forward and backward (all gradients), against
 the PyTorch reference, the same operator around `grid_sample` (the form of the official fallback), torchvision's
-`deform_conv2d` and, as the floor, a depthwise 3x3 convolution. `layer` times the DCNv3 layer, `model` and `train` whole
-backbones against timm's, each of those in the memory layout that it is faster in. `op` and `layer` need torch alone.
+`deform_conv2d` and, as the floor, a depthwise 3x3 convolution. `layer` times the DCNv3 layer, `roi` deformable RoI
+pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torchvision's pools, which have none. These
+three need torch alone. `model` and `train` time whole backbones against timm's, each of those in the memory layout that
+it is faster in.
 
 What stands in one row takes turns, sample by sample, each after the others went through the caches. A figure is the
 median of its samples, `spread` their (90th - 10th percentile) / median. On CUDA events time single calls from an idle
@@ -42,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops_dcnv3 import DCNv3, dcnv3, reference
+from ops_dcnv3 import DCNv3, dcnv3, deform_ps_roi_pool, deform_roi_pool, reference
 
 # Channels and groups of the first stage (stage i has 2^i times as many) and options of the layer, as they stand in
 # internimage.models, which needs OpenMMLab; then the networks of timm that are about as large.
@@ -58,7 +61,18 @@ VARIANTS = dict(
 )
 TIMM_NAMES = dict(swin_tiny='swin_tiny_patch4_window7_224')
 LAYOUTS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
-PHASES = dict(op=('forward', 'backward'), layer=('forward', 'fwd+bwd'), model=('inference',), train=('train',))
+# The operator, the channels and the stride of its input, the form without offsets that torchvision has.
+ROI_POOLS = dict(
+    deform_roi_pool=(deform_roi_pool, 256, 4, 'roi_align'),
+    deform_ps_roi_pool=(deform_ps_roi_pool, 21 * 7 * 7, 16, 'ps_roi_align'),
+)
+PHASES = dict(
+    op=('forward', 'backward'),
+    roi=('forward', 'backward'),
+    layer=('forward', 'fwd+bwd'),
+    model=('inference',),
+    train=('train',),
+)
 SWEEP = (56, 80, 112, 160, 224, 320, 400)
 LEAST_SAMPLES = 3
 LARGE = 256 * 2**20  # bytes, more than a GPU's L2 cache holds
@@ -83,14 +97,16 @@ class Case:
 def main() -> None:
     args = parse_args()
     machine = Machine(args.device)
-    if args.command in ('op', 'layer'):
-        (check_operators if args.command == 'op' else check_layers)(args.peers, machine.device)
+    checks = dict(op=check_operators, layer=check_layers, roi=check_roi_pools)
+    if args.command in checks:
+        checks[args.command](args.peers, machine.device)
     environment = machine.environment()
     header = '{device} ({capability}), {threads} threads, torch {torch}; copy_ of 256 MB: {copy_gb_per_s:.1f} GB/s'
     print(header.format(**environment))
     if environment['load'] > os.cpu_count() / 2:
         note(f'other programs are at work (load {environment["load"]:.1f}, {os.cpu_count()} cores): ratios may be off')
-    rounds = list((stage_rounds if args.command in ('op', 'layer') else network_rounds)(args, machine))
+    make_rounds = dict(op=stage_rounds, layer=stage_rounds, roi=roi_rounds).get(args.command, network_rounds)
+    rounds = list(make_rounds(args, machine))
     total, done, start, rows = sum(case.work for cases in rounds for case in cases), 0, time.perf_counter(), []
     for cases in rounds:
         new = [finish(*pair, environment) for pair in zip(cases, measure(cases, machine, args), strict=True)]
@@ -465,6 +481,69 @@ def precision(dtype: str, device: torch.device) -> tuple[torch.dtype, Callable]:
     return torch.float32, partial(torch.autocast, device.type, getattr(torch, dtype))
 
 
+# RoI pooling
+
+
+def roi_rounds(args, machine: Machine) -> Iterator[list[Case]]:
+    axes = args.variant, args.size, args.dtype, args.batch, PHASES['roi']
+    for variant, size, dtype, batch, phase in product(*axes):
+        _, channels, stride, peer = ROI_POOLS[variant]
+        shape = batch, channels, *(math.ceil(side / stride) for side in size)
+        labels = dict(variant=variant, input=by(shape), rois=args.rois, dtype=dtype, phase=phase)
+        makers = partial(roi_makers, labels, shape, args, machine)
+        ratios = [(peer, 'ours')] if peer in args.peers else []
+        yield [Case(labels, makers, ratios, work=args.rois * channels)]
+
+
+def roi_makers(labels: dict, shape, args, machine: Machine) -> dict[str, Callable]:
+    op, _, stride, peer = ROI_POOLS[labels['variant']]
+    make_inputs = partial(roi_inputs, shape, stride, args.rois, getattr(torch, labels['dtype']), machine.device)
+    inputs = [make_inputs() for _ in range(machine.copies(math.prod(shape) * 4, args.repeats))]
+
+    def make(name):
+        run = partial(torchvision_pool, peer) if name == peer else op
+        of_sample = lambda i: inputs[i % len(inputs)]  # noqa: E731
+        leaves = lambda i: [t for t in of_sample(i) if t.requires_grad][: 1 if name == peer else None]  # noqa: E731
+        return contender(lambda i: run(*of_sample(i), 7, 1 / stride), leaves, labels['phase'])
+
+    return {name: partial(make, name) for name in ('ours', peer) if name == 'ours' or name in args.peers}
+
+
+def roi_inputs(
+    shape, stride: int, count: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Map, RoIs, offsets: sides of 16 to 512 image pixels, on any scale alike; offsets of a standard deviation of 1."""
+    batch, _, height, width = shape
+    rand = partial(torch.rand, device=device)
+    middle = rand(count, 2) * stride * torch.tensor([width, height], device=device)
+    half = 8 * 32 ** rand(count, 2)
+    rois = torch.cat([torch.randint(batch, (count, 1), device=device), middle - half, middle + half], dim=1)
+    make = lambda *shape: torch.randn(shape, device=device).to(dtype).requires_grad_()  # noqa: E731
+    return make(*shape), rois, make(count, 2, 7, 7)
+
+
+def torchvision_pool(name: str, input: Tensor, rois: Tensor, offset: Tensor, bins: int, spatial_scale: float) -> Tensor:
+    """torchvision's regular pool; it wants boxes in the dtype of the input."""
+    from torchvision import ops
+
+    aligned = dict(aligned=True) if name == 'roi_align' else {}
+    try:
+        return getattr(ops, name)(input, rois.to(input.dtype), bins, spatial_scale, **aligned)
+    except RuntimeError as error:
+        raise NotImplementedError(str(error)) if 'not implemented' in str(error) else error from None
+
+
+def check_roi_pools(peers: list[str], device: torch.device) -> None:
+    """At zero offset a peer computes what ours does."""
+    for op, channels, _, peer in ROI_POOLS.values():
+        input, rois, offset = roi_inputs((2, channels, 9, 13), 4, 20, torch.float64, device)
+        zero = torch.zeros_like(offset)
+        pools = {'ours': op, peer: partial(torchvision_pool, peer)}
+        inputs = input, rois.double(), zero
+        run = lambda name, pools=pools, inputs=inputs: pools[name](*inputs, 7, 0.25)  # noqa: E731
+        check_equal(run, [input], [peer] if peer in peers else [])
+
+
 # Whole networks
 
 
@@ -544,7 +623,8 @@ WIDTHS = dict(variant=7, image=8, stage=5, input=13, batch=5, dtype=8, phase=9)
 def print_row(args, row: dict, header: bool) -> None:
     """One line; for networks one for each."""
     for name in row['figures'] if 'batch' in row else ['ours']:
-        cells = (network_cells if 'batch' in row else stage_cells)(args, row, name)
+        make_cells = network_cells if 'batch' in row else roi_cells if 'rois' in row else stage_cells
+        cells = make_cells(args, row, name)
         for line in zip_longest(*(title.split('\n') for title, _, _ in cells), fillvalue='') if header else []:
             print(' '.join(f'{title:>{width}}' for title, (_, width, _) in zip(line, cells, strict=True)))
         print(' '.join(f'{text:>{width}}' for _, width, text in cells), flush=True)
@@ -563,6 +643,14 @@ def stage_cells(args, row: dict, name: str) -> list[tuple[str, int, str]]:
     for a, b in ratios_of(args.peers):
         cells.append((f'{a}/\n{b}', max(len(a) + 1, len(b)), number(row['ratios'].get(f'{a} / {b}'))))
     return cells
+
+
+def roi_cells(args, row: dict, name: str) -> list[tuple[str, int, str]]:
+    cells = [('operator', 18, row['variant']), ('input', 15, row['input']), ('rois', 6, str(row['rois']))]
+    cells += [(key, WIDTHS[key], row[key]) for key in ('dtype', 'phase')]
+    cells += time_cells(row['figures']['ours'])
+    cells.append(('peak MB', 7, number(row['figures']['ours']['peak_bytes'], 1e-6)))
+    return cells + [(f'{peer}/\nours', 13, number(row['ratios'].get(f'{peer} / ours'))) for peer in args.peers]
 
 
 def network_cells(args, row: dict, name: str) -> list[tuple[str, int, str]]:
@@ -667,12 +755,17 @@ def parse_args() -> argparse.Namespace:
     for command, what, size, batch in (
         ('op', 'the DCNv3 operator', ['224x224', '800x1344'], 1),
         ('layer', 'the DCNv3 layer', ['224x224', '800x1344'], 1),
+        ('roi', 'deformable RoI pooling', ['800x1336'], 1),
         ('model', 'backbones, inference', ['224x224'], 1),
         ('train', 'backbones, forward and backward', ['224x224'], 8),
     ):
         add = commands.add_parser(command, help=what).add_argument
         add('--device', default='cpu', help='cpu, cuda or cuda:N')
-        add('--variant', nargs='+', default=['t'], choices=list(VARIANTS), help='of InternImage, default t')
+        if command == 'roi':
+            add('--variant', nargs='+', default=list(ROI_POOLS), choices=list(ROI_POOLS), help='default both')
+            add('--rois', type=count, default=1000, help='in all images together, default 1000')
+        else:
+            add('--variant', nargs='+', default=['t'], choices=list(VARIANTS), help='of InternImage, default t')
         add('--size', nargs='+', metavar='HxW', help=f'of the image, default {" ".join(size)}')
         add('--batch', nargs='+', type=count, default=[batch], help=f'images, default {batch}')
         add('--dtype', nargs='+', default=['float32'], choices=['float32', 'float64', 'bfloat16', 'float16'])
@@ -741,17 +834,19 @@ def peers_of(args) -> list[str]:
             if not timm.is_model(TIMM_NAMES.get(peer, peer)):
                 raise UserError(f'--peers must be names of timm models, got {peer}')
         return args.peers
-    known = [name for name in (OPERATORS if args.command == 'op' else LAYERS) if name != 'ours']
+    known = dict(op=list(OPERATORS), layer=list(LAYERS), roi=[peer for *_, peer in ROI_POOLS.values()])[args.command]
+    known = [name for name in known if name != 'ours']
     for peer in args.peers or []:
         if peer not in known:
             raise UserError(f'--peers must be among {", ".join(known)}, got {peer}')
     if args.sweep:
         return []
-    if 'deform_conv2d' in (args.peers or known) and not find_spec('torchvision'):
+    missing = [peer for peer in args.peers or known if peer in ('deform_conv2d', 'roi_align', 'ps_roi_align')]
+    if missing and not find_spec('torchvision'):
         if args.peers:
-            raise UserError('--peers deform_conv2d needs torchvision, which is not installed')
-        note('deform_conv2d left out: torchvision is not installed')
-        known.remove('deform_conv2d')
+            raise UserError(f'--peers {missing[0]} needs torchvision, which is not installed')
+        note(f'{", ".join(missing)} left out: torchvision is not installed')
+        known = [peer for peer in known if peer not in missing]
     return args.peers or known
 
 

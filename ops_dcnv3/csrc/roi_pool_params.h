@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <array>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -57,18 +58,50 @@ inline RoiPoolParams make_roi_pool_params(const at::Tensor& input, const at::Ten
   return p;
 }
 
-// Sums are kept in double for double, else in float; kernels take all tensors in that type.
-inline at::ScalarType roi_pool_sum_type(const at::Tensor& input) {
-  return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+inline void check_roi_pool_gradients(const RoiPoolParams& p, const at::Tensor& grad_output, const at::Tensor& input,
+                                     const std::optional<at::Tensor>& offset, const std::optional<at::Tensor>& mask,
+                                     const std::array<bool, 3>& output_mask) {
+  const std::vector<int64_t> shape{p.rois, p.classes * p.depth, p.bins_h, p.bins_w};
+  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef(shape) && grad_output.scalar_type() == input.scalar_type() &&
+                  grad_output.device() == input.device(),
+              "roi_pool: grad_output must have the shape, dtype and device of the output, got ", grad_output.sizes(), ", ",
+              grad_output.scalar_type(), ", ", grad_output.device());
+  TORCH_CHECK((!output_mask[1] || offset) && (!output_mask[2] || mask),
+              "roi_pool: there is no gradient by a tensor that is not given");
 }
 
 // Views of (images, channels, height, width), the channels being (classes, depth, maps), as (images, maps, classes, height,
-// width, depth), and back. One of the two is contiguous, or both where there is nothing to reorder.
+// width, depth), and back; the latter copies where it has to.
 inline at::Tensor with_channels_last(const RoiPoolParams& p, const at::Tensor& tensor) {
   return tensor.unflatten(1, {p.classes, p.depth, roi_pool_maps(p)}).permute({0, 3, 1, 4, 5, 2});
 }
 inline at::Tensor with_channels_first(const at::Tensor& tensor) {
   return tensor.permute({0, 2, 5, 1, 3, 4}).flatten(1, 3);
+}
+
+// The tensors as the kernels take them, in the type of sums: double for double, else float. But for input they are
+// contiguous; it is a view of the input, and contiguous only where that is channels_last.
+struct RoiPoolTensors {
+  RoiPoolParams p;
+  at::Tensor input, rois, offset, mask;
+
+  template <typename T>
+  RoiPoolInputs<T> pointers() const {
+    auto get = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr; };
+    return {get(input), get(rois), get(offset), get(mask)};
+  }
+};
+
+inline RoiPoolTensors make_roi_pool_tensors(const at::Tensor& input, const at::Tensor& rois,
+                                            const std::optional<at::Tensor>& offset, const std::optional<at::Tensor>& mask,
+                                            at::IntArrayRef output_size, double spatial_scale, int64_t sampling_ratio,
+                                            double gamma, bool position_sensitive) {
+  const RoiPoolParams p = make_roi_pool_params(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
+                                               gamma, position_sensitive);
+  const auto type = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  auto convert = [&](const at::Tensor& tensor) { return tensor.to(type).contiguous(); };
+  return {p, with_channels_last(p, input.to(type)), convert(rois), offset ? convert(*offset) : at::Tensor(),
+          mask ? convert(*mask) : at::Tensor()};
 }
 
 }  // namespace ops_dcnv3

@@ -7,7 +7,6 @@ is speed, and whatever depends on threads really running at once.
 import importlib.util
 import itertools
 import math
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -32,32 +31,7 @@ _spec.loader.exec_module(reference)
 
 
 @pytest.fixture(scope='session')
-def build(tmp_path_factory):
-    """A function that builds the emulation for a GPU architecture, once."""
-    if shutil.which('g++') is None:
-        pytest.skip('needs the C++ compiler g++ to build the CUDA kernels for the CPU')
-    folder, programs = tmp_path_factory.mktemp('cuda_emulation'), {}
-
-    def build(architecture):
-        if architecture not in programs:
-            program = folder / f'emulation_{architecture}'
-            includes = [ROOT / 'tests/ops/cuda_emulation', ROOT / 'ops_dcnv3/csrc', ROOT / 'ops_dcnv3/csrc/cuda']
-            command = ['g++', '-std=c++17', '-O1', '-g', '-fno-strict-aliasing', '-Wno-unknown-pragmas']
-            command += [f'-D__CUDA_ARCH__={architecture}', *(f'-I{folder}' for folder in includes)]
-            command += [str(includes[0] / 'emulation.cpp'), '-o', str(program)]
-            sanitizers = ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer']
-            done = subprocess.run([*command, *sanitizers], capture_output=True, text=True)
-            if done.returncode != 0:  # a g++ without the libraries of the sanitizers
-                done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            programs[architecture] = program
-        return programs[architecture]
-
-    return build
-
-
-@pytest.fixture(scope='session')
-def emulate(build):
+def emulate(build_emulation):
     """A function that runs one kernel call: the output, or with grad_output the three gradients, and the error code."""
 
     def emulate(
@@ -78,7 +52,7 @@ def emulate(build):
         groups, kernel_size = options['groups'], options['kernel_size']
         pairs = [options[name] for name in ('kernel_size', 'stride', 'padding', 'dilation')]
         points = kernel_size[0] * kernel_size[1] - options['remove_center']
-        header = [backward, deterministic, TYPES[dtype], max_blocks, shift, *input.shape[:3], *offset.shape[1:3]]
+        header = [0, backward, deterministic, TYPES[dtype], max_blocks, shift, *input.shape[:3], *offset.shape[1:3]]
         header += [groups, input.shape[3] // groups, points, *(value for pair in pairs for value in pair)]
         header += [offset.stride(2), mask.stride(2), options['remove_center'], softmax]
         call = [struct.pack(f'{len(header)}qd', *header, options['offset_scale'])]
@@ -94,7 +68,7 @@ def emulate(build):
         sizes = [result and math.prod(result[0]) * result[1].itemsize for result in results]
         call += [struct.pack('q', size or 0) for size in sizes]
 
-        done = subprocess.run([build(architecture)], input=b''.join(call), capture_output=True)
+        done = subprocess.run([build_emulation(architecture)], input=b''.join(call), capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         code, emulate.max_points = struct.unpack_from('2q', done.stdout)
         assert code == error

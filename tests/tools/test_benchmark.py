@@ -103,6 +103,18 @@ def test_layer(tmp_path):
         assert 'gb_per_s' not in row
 
 
+def test_roi(tmp_path):
+    result, text = benchmark(tmp_path, 'roi --rois 9 --size 64x96 --batch 2 --dtype float32 bfloat16 --repeats 2')
+    rows = result['rows']
+    assert [row['input'] for row in rows[::4]] == ['2x256x16x24', '2x1029x4x6']
+    assert len(rows) == 2 * 2 * 2 and all(row['rois'] == 9 for row in rows)  # operators, dtypes, phases
+    for row in rows:
+        peer = dict(deform_roi_pool='roi_align', deform_ps_roi_pool='ps_roi_align')[row['variant']]
+        # torchvision has no bfloat16 on the CPU
+        assert list(row['ratios']) == ([f'{peer} / ours'] if row['dtype'] == 'float32' else [])
+    assert 'deform_ps_roi_pool' in text and 'ps_roi_align/' in text
+
+
 @pytest.mark.parametrize('command, peer', [('model', 'swin_tiny'), ('train', 'convnext_atto')])
 def test_networks(tmp_path, command, peer):
     result, text = benchmark(tmp_path, f'{command} --variant small --size 64 --batch 2 --repeats 2 --peers {peer}')
@@ -146,6 +158,8 @@ def test_a_peer_that_computes_something_else_is_found_out(tool, monkeypatch):
         ('op --repeats x', 'must be a whole number of at least 1, got x'),
         ('op --device tpu', '--device must be cpu, cuda or cuda:N, got tpu'),
         ('op --device cuda:99', '--device cuda:99: torch finds'),
+        ('roi --variant t', "invalid choice: 't'"),
+        ('roi --peers deform_conv2d', 'roi_align, ps_roi_align, got deform_conv2d'),
         ('op --peers unfused', 'reference, grid_sample, deform_conv2d, depthwise, got unfused'),
         ('layer --peers grid_sample', 'unfused, reference, depthwise, got grid_sample'),
         ('model --peers convnext_tinny', '--peers must be names of timm models, got convnext_tinny'),
@@ -175,7 +189,7 @@ def test_plot_without_matplotlib(capsys, monkeypatch):
     assert exit.value.code == 2 and 'needs matplotlib' in capsys.readouterr().err
 
 
-def test_op_and_layer_need_torch_alone(tmp_path):
+def test_operators_and_layer_need_torch_alone(tmp_path):
     """A machine without OpenMMLab, timm, torchvision and matplotlib."""
     absent = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'torchvision', 'matplotlib', 'internimage'
     script = f"""
@@ -184,12 +198,14 @@ import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name in {absent} else real(name, *rest)
 sys.modules.update(dict.fromkeys({absent}))
-sys.argv = ['benchmark.py', *sys.argv[1:], '--variant', 'small', '--size', '32', '--repeats', '1', '--threads', '1']
+sys.argv = ['benchmark.py', *sys.argv[1:], '--size', '32', '--repeats', '1', '--threads', '1']
 runpy.run_path({str(TOOL)!r}, run_name='__main__')
 """
-    for command in ('op', 'layer'):
+    left_out = dict(op='deform_conv2d', layer=None, roi='roi_align, ps_roi_align')
+    for command, peers in left_out.items():
+        options = ['--rois', '3'] if command == 'roi' else ['--variant', 'small']
         done = subprocess.run(
-            [sys.executable, '-c', script, command], capture_output=True, text=True, cwd=TOOL.parents[1]
+            [sys.executable, '-c', script, command, *options], capture_output=True, text=True, cwd=TOOL.parents[1]
         )
-        assert done.returncode == 0 and 'ours / depthwise' in done.stdout, done.stderr
-        assert ('deform_conv2d left out: torchvision is not installed' in done.stderr) == (command == 'op')
+        assert done.returncode == 0 and ('ours / depthwise' in done.stdout) == (command != 'roi'), done.stderr
+        assert (f'{peers} left out: torchvision is not installed' in done.stderr) == (peers is not None)

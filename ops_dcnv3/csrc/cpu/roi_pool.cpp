@@ -212,54 +212,38 @@ void backward_input(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T*
   }
 }
 
-// The tensors as the kernels take them, in the type of sums.
-struct Prepared {
-  RoiPoolParams p;
-  at::Tensor input, rois, offset, mask;
-
-  template <typename T>
-  RoiPoolInputs<T> pointers() const {
-    auto get = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr; };
-    return {get(input), get(rois), get(offset), get(mask)};
-  }
-};
-
-Prepared prepare(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
-                 const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
-                 int64_t sampling_ratio, double gamma, bool position_sensitive) {
-  const RoiPoolParams p = make_roi_pool_params(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
-                                               gamma, position_sensitive);
-  const auto type = roi_pool_sum_type(input);
-  auto convert = [&](const at::Tensor& tensor) { return tensor.to(type).contiguous(); };
-  Prepared prepared{p, with_channels_last(p, input.to(type)), convert(rois), {}, {}};
-  if (offset) prepared.offset = convert(*offset);
-  if (mask) prepared.mask = convert(*mask);
-  AT_DISPATCH_FLOATING_TYPES(type, "roi_pool", [&] {
-    const scalar_t* boxes = prepared.rois.const_data_ptr<scalar_t>();
+RoiPoolTensors prepare(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
+                       const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
+                       int64_t sampling_ratio, double gamma, bool position_sensitive) {
+  RoiPoolTensors tensors = make_roi_pool_tensors(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
+                                                 gamma, position_sensitive);
+  const RoiPoolParams& p = tensors.p;
+  AT_DISPATCH_FLOATING_TYPES(tensors.input.scalar_type(), "roi_pool", [&] {
+    const scalar_t* boxes = tensors.rois.const_data_ptr<scalar_t>();
     for (int64_t roi = 0; roi < p.rois; ++roi) {
       TORCH_CHECK_INDEX(roi_image(p, boxes[5 * roi]) >= 0, "roi_pool: the image index of a RoI, its first number, must be "
                         "at least 0 and less than the batch size ", p.batch, ", got ", boxes[5 * roi], " in RoI ", roi);
     }
-    if (!prepared.input.is_contiguous() && p.rois > 0) {
-      const at::Tensor planes = convert(input);
-      prepared.input = at::empty(prepared.input.sizes(), planes.options());
-      use_huge_pages(prepared.input.data_ptr(), prepared.input.nbytes());
-      transpose_images(p, planes.const_data_ptr<scalar_t>(), true, prepared.input.mutable_data_ptr<scalar_t>());
+    if (!tensors.input.is_contiguous() && p.rois > 0) {
+      const at::Tensor planes = with_channels_first(tensors.input).contiguous();
+      tensors.input = at::empty(tensors.input.sizes(), planes.options());
+      use_huge_pages(tensors.input.data_ptr(), tensors.input.nbytes());
+      transpose_images(p, planes.const_data_ptr<scalar_t>(), true, tensors.input.mutable_data_ptr<scalar_t>());
     }
   });
-  return prepared;
+  return tensors;
 }
 
 at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
                     const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
                     int64_t sampling_ratio, double gamma, bool position_sensitive) {
-  const Prepared prepared =
+  const RoiPoolTensors tensors =
       prepare(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive);
-  const RoiPoolParams& p = prepared.p;
-  at::Tensor output = at::empty({p.rois, p.classes * p.depth, p.bins_h, p.bins_w}, prepared.input.options());
+  const RoiPoolParams& p = tensors.p;
+  at::Tensor output = at::empty({p.rois, p.classes * p.depth, p.bins_h, p.bins_w}, tensors.input.options());
   use_huge_pages(output.data_ptr(), output.nbytes());
   AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_pool", [&] {
-    const auto in = prepared.pointers<scalar_t>();
+    const auto in = tensors.pointers<scalar_t>();
     at::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
       forward(p, in, output.mutable_data_ptr<scalar_t>(), begin, end);
     });
@@ -271,21 +255,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
     const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
     const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale, int64_t sampling_ratio,
     double gamma, bool position_sensitive, std::array<bool, 3> output_mask) {
-  const Prepared prepared =
+  const RoiPoolTensors tensors =
       prepare(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive);
-  const RoiPoolParams& p = prepared.p;
-  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef({p.rois, p.classes * p.depth, p.bins_h, p.bins_w}) &&
-                  grad_output.scalar_type() == input.scalar_type(),
-              "roi_pool: grad_output must have the shape and dtype of the output, got ", grad_output.sizes(), ", ",
-              grad_output.scalar_type());
-  TORCH_CHECK((!output_mask[1] || offset) && (!output_mask[2] || mask), "roi_pool: no gradient by a tensor that is not there");
-  const auto options = prepared.input.options();
+  const RoiPoolParams& p = tensors.p;
+  check_roi_pool_gradients(p, grad_output, input, offset, mask, output_mask);
+  const auto options = tensors.input.options();
   const at::Tensor grad_out = grad_output.to(options.dtype()).contiguous();
   auto result = [&](bool wanted, const at::Tensor& like) { return at::empty(wanted ? like.sizes() : at::IntArrayRef{0}, options); };
-  at::Tensor grad_input = result(output_mask[0], input), grad_offset = result(output_mask[1], prepared.offset),
-             grad_mask = result(output_mask[2], prepared.mask);
+  at::Tensor grad_input = result(output_mask[0], input), grad_offset = result(output_mask[1], tensors.offset),
+             grad_mask = result(output_mask[2], tensors.mask);
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), "roi_pool_backward", [&] {
-    const auto in = prepared.pointers<scalar_t>();
+    const auto in = tensors.pointers<scalar_t>();
     const scalar_t* gradient = grad_out.const_data_ptr<scalar_t>();
     if (output_mask[1] || output_mask[2]) {
       at::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
@@ -295,7 +275,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
     }
     if (output_mask[0]) {
       // Each thread has channels of its own: no atomics, and the order of every sum is that of the RoIs.
-      at::Tensor sums = at::empty(prepared.input.sizes(), options);
+      at::Tensor sums = at::empty(tensors.input.sizes(), options);
       use_huge_pages(sums.data_ptr(), sums.nbytes());
       use_huge_pages(grad_input.data_ptr(), grad_input.nbytes());
       sums.zero_();

@@ -1,5 +1,6 @@
-// DCNv3 on CUDA: from tensors to launches.
+// All operators on CUDA: from tensors to launches.
 #include <ATen/Context.h>
+#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -10,6 +11,8 @@
 
 #include "dcnv3_launch.h"
 #include "dcnv3_params.h"
+#include "roi_pool_launch.h"
+#include "roi_pool_params.h"
 
 namespace ops_dcnv3::cuda {
 namespace {
@@ -85,9 +88,59 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(const at::Tensor& 
   return {grad_input.to(in.scalar_type()), grad_offset, grad_mask};
 }
 
+at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
+                    const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
+                    int64_t sampling_ratio, double gamma, bool position_sensitive) {
+  const c10::cuda::CUDAGuard guard(input.device());
+  RoiPoolTensors tensors = make_roi_pool_tensors(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
+                                                 gamma, position_sensitive);
+  tensors.input = tensors.input.contiguous();
+  const RoiPoolParams& p = tensors.p;
+  at::Tensor output = at::empty({p.rois, roi_pool_bins(p), p.classes * p.depth}, tensors.input.options());
+  AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_pool", [&] {
+    C10_CUDA_CHECK(launch_roi_pool_forward(p, tensors.pointers<scalar_t>(), output.mutable_data_ptr<scalar_t>(),
+                                           c10::cuda::getCurrentCUDAStream()));
+  });
+  return output.transpose(1, 2).to(input.scalar_type()).reshape({p.rois, p.classes * p.depth, p.bins_h, p.bins_w});
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
+    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
+    const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale, int64_t sampling_ratio,
+    double gamma, bool position_sensitive, std::array<bool, 3> output_mask) {
+  const c10::cuda::CUDAGuard guard(input.device());
+  RoiPoolTensors tensors = make_roi_pool_tensors(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
+                                                 gamma, position_sensitive);
+  tensors.input = tensors.input.contiguous();
+  const RoiPoolParams& p = tensors.p;
+  check_roi_pool_gradients(p, grad_output, input, offset, mask, output_mask);
+  const auto options = tensors.input.options();
+  const at::Tensor grad_out = grad_output.flatten(2).transpose(1, 2).to(options.dtype()).contiguous();
+  auto result = [&](bool wanted, at::IntArrayRef shape) {
+    return wanted ? at::zeros(shape, options) : at::empty({0}, options);
+  };
+  at::Tensor grad_input = result(output_mask[0], tensors.input.sizes());
+  at::Tensor grad_offset = result(output_mask[1], output_mask[1] ? offset->sizes() : at::IntArrayRef());
+  at::Tensor grad_mask = result(output_mask[2], {p.rois, p.bins_h, p.bins_w, p.classes});
+  AT_DISPATCH_FLOATING_TYPES(grad_out.scalar_type(), "roi_pool_backward", [&] {
+    auto get = [](bool wanted, at::Tensor& tensor) { return wanted ? tensor.mutable_data_ptr<scalar_t>() : nullptr; };
+    const RoiPoolGradients<scalar_t> gradients{get(output_mask[0], grad_input), get(output_mask[1], grad_offset),
+                                               get(output_mask[2], grad_mask)};
+    C10_CUDA_CHECK(launch_roi_pool_backward(p, tensors.pointers<scalar_t>(), grad_out.const_data_ptr<scalar_t>(),
+                                            gradients, at::globalContext().deterministicAlgorithms(),
+                                            c10::cuda::getCurrentCUDAStream()));
+  });
+  const auto type = input.scalar_type();
+  if (output_mask[0]) grad_input = with_channels_first(grad_input.to(type));
+  if (output_mask[2]) grad_mask = grad_mask.sum(3);
+  return {grad_input.to(type), grad_offset.to(type), grad_mask.to(type)};
+}
+
 TORCH_LIBRARY_IMPL(ops_dcnv3, CUDA, m) {
   m.impl("dcnv3", dcnv3);
   m.impl("dcnv3_backward", dcnv3_backward);
+  m.impl("roi_pool", roi_pool);
+  m.impl("roi_pool_backward", roi_pool_backward);
 }
 
 }  // namespace

@@ -14,7 +14,6 @@
 namespace ops_dcnv3::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarp = 32;
 constexpr int64_t kSharedBytes = 48 * 1024;  // what a block gets on any GPU without asking
 
 // Sums, positions and weights are kept in float, for double in double.
@@ -401,17 +400,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-cudaLaunchConfig_t launch_config(int64_t blocks, int threads, int64_t shared_bytes, cudaStream_t stream) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(unsigned(threads));
-  config.dynamicSmemBytes = size_t(shared_bytes);
-  config.stream = stream;
-  return config;
-}
-
 // How the pairs are spread over blocks and lanes.
 struct Spread {
   int block_pairs, lanes;  // block_pairs is 0 if there are too many points for shared memory
@@ -421,8 +409,7 @@ struct Spread {
 template <typename A>
 Spread spread_pairs(const Dcnv3Params& p, int vector, cudaStream_t stream, int64_t max_blocks) {
   if (p.points > Shared<A>::max_points()) return {};
-  int lanes = 1;
-  while (lanes < kWarp && lanes * vector < p.group_channels) lanes *= 2;
+  const int lanes = lanes_for(p.group_channels, vector);
   const int64_t grid_bytes = Shared<A>::grid_bytes(p.points), pair_bytes = Shared<A>::bytes_per_pair(p.points);
   const int64_t fit = (kSharedBytes - grid_bytes) / pair_bytes;
   const int pairs = int(fit < kThreads / lanes ? fit : kThreads / lanes);

@@ -1,18 +1,12 @@
 // What the CUDA kernels of DCNv3 offer to code that knows tensors. Plain C++: no torch, and no CUDA compiler needed.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <cstdint>
-
 #include "dcnv3.h"
+#include "launch.h"
 
 namespace ops_dcnv3::cuda {
 
 enum class ElementType { float32, float64, float16, bfloat16 };
-
-// The largest grid that every GPU takes. Tests lower it to see blocks come round a second time.
-constexpr int64_t kMaxBlocks = 2147483647;
 
 // The points of a pair are kept in shared memory: the most that fit, a window of 35 x 35 pixels, or 27 x 27 in double.
 // More points are cudaErrorInvalidConfiguration.

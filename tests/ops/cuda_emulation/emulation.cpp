@@ -1,5 +1,5 @@
-// Runs the CUDA kernels without a GPU. One call comes in on standard input and its result goes out on standard output:
-// a header of int64 and double, then tensors, each with its number of bytes before it.
+// Runs the CUDA kernels without a GPU. One call comes in on standard input and its result goes out on standard output: the
+// number of the operator, a header of int64 and double, then tensors, each with its number of bytes before it.
 #include <ucontext.h>
 
 #include <cstdio>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dcnv3.cu"
+#include "roi_pool.cu"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -216,9 +217,34 @@ struct Tensor {
   }
 };
 
-}  // namespace
+// What a call brings, and then what it gives back.
+struct Call {
+  std::vector<std::unique_ptr<Tensor>> tensors;
+  size_t given = 0;
 
-int main() {
+  // `shift`: bytes by which the tensors are off their alignment. `summed`: a result that is added to, and starts at zero;
+  // everything else is to be written.
+  void read_tensors(int count, int64_t shift, int results, int summed) {
+    for (int i = 0; i < count; ++i) {
+      tensors.emplace_back(new Tensor(size_t(read<int64_t>()), size_t(shift)));
+      tensors.back()->read();
+    }
+    given = tensors.size();
+    for (int i = 0; i < results; ++i) {
+      tensors.emplace_back(new Tensor(size_t(read<int64_t>()), 0));
+      std::memset(tensors.back()->data(), i == summed ? 0 : 0xff, tensors.back()->bytes);
+    }
+  }
+  void* data(size_t i) { return tensors[i]->data(); }
+  void* data_or_null(size_t i) { return tensors[i]->data_or_null(); }
+  void write(int64_t error, int64_t limit) {
+    std::fwrite(&error, sizeof(error), 1, stdout);
+    std::fwrite(&limit, sizeof(limit), 1, stdout);
+    for (size_t i = given; i < tensors.size(); ++i) tensors[i]->write();
+  }
+};
+
+void run_dcnv3() {
   using namespace ops_dcnv3;
   const bool backward = read<int64_t>(), deterministic = read<int64_t>();
   const auto type = cuda::ElementType(read<int64_t>());
@@ -233,29 +259,53 @@ int main() {
   p.softmax = read<int64_t>();
   p.offset_scale = read<double>();
 
-  // input, offset, mask, grad_output; then what comes back: the output, or three gradients.
-  std::vector<std::unique_ptr<Tensor>> tensors;
-  for (int i = 0; i < (backward ? 4 : 3); ++i) {
-    tensors.emplace_back(new Tensor(size_t(read<int64_t>()), size_t(shift)));
-    tensors.back()->read();
-  }
-  const size_t results = tensors.size();
-  for (int i = 0; i < (backward ? 3 : 1); ++i) {
-    tensors.emplace_back(new Tensor(size_t(read<int64_t>()), 0));
-    // The gradient of the input starts at zero; everything else is to be written.
-    std::memset(tensors.back()->data(), backward && i == 0 ? 0 : 0xff, tensors.back()->bytes);
-  }
-  auto data = [&](size_t i) { return tensors[i]->data(); };
+  // input, offset, mask, grad_output; then the output, or three gradients.
+  Call call;
+  call.read_tensors(backward ? 4 : 3, shift, backward ? 3 : 1, backward ? 0 : -1);
+  auto data = [&](size_t i) { return call.data(i); };
   cudaError_t error;
   if (backward) {
-    const cuda::Gradients gradients{tensors[4]->data_or_null(), tensors[5]->data_or_null(), tensors[6]->data_or_null()};
+    const cuda::Gradients gradients{call.data_or_null(4), call.data_or_null(5), call.data_or_null(6)};
     error = cuda::launch_dcnv3_backward(p, type, data(3), data(0), data(1), data(2), gradients, deterministic, nullptr,
                                         max_blocks);
   } else {
     error = cuda::launch_dcnv3_forward(p, type, data(0), data(1), data(2), data(3), nullptr, max_blocks);
   }
-  const int64_t most_points = cuda::max_points(type), code = error;
-  std::fwrite(&code, sizeof(code), 1, stdout);
-  std::fwrite(&most_points, sizeof(most_points), 1, stdout);
-  for (size_t i = results; i < tensors.size(); ++i) tensors[i]->write();
+  call.write(error, cuda::max_points(type));
+}
+
+template <typename T>
+void run_roi_pool(bool backward, bool deterministic) {
+  using namespace ops_dcnv3;
+  const int64_t max_blocks = read<int64_t>();
+  RoiPoolParams p{};
+  for (int64_t* field : {&p.batch, &p.classes, &p.height, &p.width, &p.depth, &p.rois, &p.bins_h, &p.bins_w,
+                         &p.sampling_ratio}) {
+    *field = read<int64_t>();
+  }
+  p.position_sensitive = read<int64_t>();
+  p.spatial_scale = read<double>();
+  p.gamma = read<double>();
+
+  // input, rois, offset, mask, grad_output; then the output, or three gradients.
+  Call call;
+  call.read_tensors(backward ? 5 : 4, 0, backward ? 3 : 1, backward ? 0 : -1);
+  auto get = [&](size_t i) { return static_cast<T*>(call.data_or_null(i)); };
+  const RoiPoolInputs<T> in{get(0), get(1), get(2), get(3)};
+  cudaError_t error;
+  if (backward) {
+    error = cuda::launch_roi_pool_backward<T>(p, in, get(4), {get(5), get(6), get(7)}, deterministic, nullptr, max_blocks);
+  } else {
+    error = cuda::launch_roi_pool_forward<T>(p, in, get(4), nullptr, max_blocks);
+  }
+  call.write(error, 0);
+}
+
+}  // namespace
+
+int main() {
+  const auto op = read<int64_t>();
+  if (op == 0) return run_dcnv3(), 0;
+  const bool is_double = read<int64_t>(), backward = read<int64_t>(), deterministic = read<int64_t>();
+  is_double ? run_roi_pool<double>(backward, deterministic) : run_roi_pool<float>(backward, deterministic);
 }
