@@ -1,4 +1,4 @@
-"""The configs with learned RoI pooling, R-FCN, cascades and ResNets: each builds, and slimmed down trains and is tested.
+"""The configs with learned RoI pooling, R-FCN, cascades and ResNets: each builds; slimmed down, it trains.
 
 The data: generated shapes, and the real COCO photos beside a developer's checkout.
 """

@@ -270,7 +270,7 @@ def test_only_hard_examples_are_trained_on():
     boxes[:, 2:] += boxes[:, :2] + 4
     proposals, truth = InstanceData(priors=boxes), InstanceData(bboxes=boxes[:3] + 0.1, labels=torch.tensor([0, 1, 1]))
     sampled = [head.bbox_sampler.sample(head.bbox_assigner.assign(proposals, truth), proposals, truth)] * 2
-    labels = torch.cat([result.pos_gt_labels for result in sampled[:1]] + [torch.full((len(sampled[0].neg_inds),), 2)])
+    labels = torch.cat([sampled[0].pos_gt_labels, torch.full((len(sampled[0].neg_inds),), 2)])
     assert len(labels) == len(boxes) + len(truth)  # the sampler let all of them through, and the truth itself
 
     found = head.bbox_loss((x,), sampled)

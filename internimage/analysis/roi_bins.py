@@ -1,0 +1,153 @@
+"""Where a detector's deformable RoI pooling looks: the bins of a box, regular and as they are shifted."""
+
+from dataclasses import dataclass
+from itertools import cycle
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmdet.structures.bbox import bbox2roi
+from torch import Tensor, nn
+
+from ops_dcnv3 import DeformPSRoIPoolPack, DeformRoIPoolPack, ModulatedDeformRoIPoolPack, ps_roi_pool
+
+from ..inference import predict, read_image
+from ..models import RFCNHead
+
+COLOURS = ((255, 220, 0), (0, 230, 255), (255, 90, 90), (120, 255, 60), (255, 130, 255), (255, 160, 40))  # RGB
+
+
+@dataclass
+class RoIBins:
+    """Of K detections, best first, in pixels of the image as given, the corner of its first pixel at (0, 0)."""
+
+    boxes: Tensor  # (K, 4), x1 y1 x2 y2
+    labels: Tensor  # (K,)
+    scores: Tensor  # (K,)
+    regular: Tensor  # (K, bins y, bins x, 2), centres of the bins, x before y
+    shifted: Tensor  # the same, as the model shifts them
+    weights: Tensor  # (K, bins y, bins x), the modulation; 1 where there is none
+
+    def shifts(self) -> Tensor:
+        """(K, bins y, bins x): length of the shifts by the diagonal of the box."""
+        diagonals = (self.boxes[:, 2:] - self.boxes[:, :2]).norm(dim=1)
+        return (self.shifted - self.regular).norm(dim=3) / diagonals[:, None, None]
+
+
+@torch.no_grad()
+def roi_bins(model: nn.Module, image, score_thr: float = 0.3, max_boxes: int = 6) -> RoIBins:
+    """The bins that a model of `load_model` pools at its best detections, as RoIs, on one image (a file name, or an
+    (H, W, 3) uint8 BGR array): those of the box branch, of the last stage of a cascade, and of R-FCN those of the class
+    of the detection.
+
+    Raises:
+        ValueError: the model has no deformable RoI pooling. ImageError: the file is not an image.
+    """
+    pool = _find_pool(model)
+    image = image if isinstance(image, np.ndarray) else read_image(image)
+    found = predict(model, image).pred_instances
+    found = found[found.scores.argsort(descending=True)[:max_boxes]]
+    found = found[found.scores > score_thr]
+
+    data = model.pipeline(dict(img=image, img_id=0))
+    batch = model.data_preprocessor(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))
+    scale = found.bboxes.new_tensor(batch['data_samples'][0].scale_factor)  # (x, y)
+    rois = bbox2roi([found.bboxes * scale.repeat(2)])
+    offset, weights = pool(model.extract_feat(batch['inputs']), rois, found.labels)
+
+    size = (found.bboxes[:, 2:] - found.bboxes[:, :2])[:, None, None]  # (K, 1, 1, 2)
+    bins_y, bins_x = offset.shape[2:]
+    y, x = torch.meshgrid(
+        (torch.arange(bins_y, device=size.device) + 0.5) / bins_y,
+        (torch.arange(bins_x, device=size.device) + 0.5) / bins_x,
+        indexing='ij',
+    )
+    regular = found.bboxes[:, None, None, :2] + torch.stack([x, y], dim=-1) * size
+    shifted = regular + offset.permute(0, 2, 3, 1) * size
+    return RoIBins(found.bboxes, found.labels, found.scores, regular, shifted, weights)
+
+
+def draw_roi_bins(
+    model: nn.Module, image, bins: RoIBins | None = None, out_file=None, least_side: int = 960
+) -> np.ndarray:
+    """The image with the `bins` (by default those that `roi_bins` finds) on it, (H, W, 3) uint8 RGB, also written to
+    `out_file` if that is given.
+
+    From the small ring at the regular centre of a bin a line runs to the dot at its shifted centre; the dot is the
+    smaller the less the bin weighs. Each detection has a colour of its own. An image whose longer side is under
+    `least_side` pixels is enlarged by a whole factor first (0: never).
+    """
+    image = image if isinstance(image, np.ndarray) else read_image(image)
+    bins = roi_bins(model, image) if bins is None else bins
+    factor = -(-least_side // max(image.shape[:2])) or 1
+    picture = cv2.resize(mmcv.bgr2rgb(image), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    picture = (0.7 * picture).astype(np.uint8)  # the bins stand out
+    radius = max(picture.shape[:2]) / 250
+    subpixel = 4  # binary digits
+
+    def point(xy: Tensor) -> tuple[int, int]:
+        """OpenCV counts from the centre of the first pixel."""
+        return tuple(int(v) for v in ((xy * factor - 0.5) * 2**subpixel).round())
+
+    options = dict(lineType=cv2.LINE_AA, shift=subpixel)
+    classes = model.dataset_meta['classes']
+    for box, label, score, regular, shifted, weights, colour in zip(
+        bins.boxes.cpu(),
+        bins.labels.tolist(),
+        bins.scores.tolist(),
+        bins.regular.cpu(),
+        bins.shifted.cpu(),
+        bins.weights.cpu(),
+        cycle(COLOURS),
+        strict=False,
+    ):
+        cv2.rectangle(picture, point(box[:2]), point(box[2:]), colour, 2, **options)
+        centres = list(zip(regular.flatten(0, 1), shifted.flatten(0, 1), weights.flatten().tolist(), strict=True))
+        for start, end, _ in centres:
+            cv2.line(picture, point(start), point(end), (255, 255, 255), 1, **options)
+            cv2.circle(picture, point(start), int(0.6 * radius * 2**subpixel), (255, 255, 255), 1, **options)
+        for _, end, weight in centres:
+            cv2.circle(picture, point(end), int(radius * weight**0.5 * 2**subpixel), colour, cv2.FILLED, **options)
+        text = f'{classes[label]} {score:.2f}'
+        at = (int(box[0] * factor) + 2, max(int(box[1] * factor) - 4, 12))
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    if out_file is not None:
+        mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_file))
+    return picture
+
+
+def _find_pool(model: nn.Module):
+    """A function of features, RoIs (K, 5) and classes (K,): the shifts (K, 2, bins y, bins x), x before y, by width and
+    height of the RoI, and the weights (K, bins y, bins x) of the bins."""
+    roi_head = getattr(model, 'roi_head', None)
+    head, extractor = getattr(roi_head, 'bbox_head', None), getattr(roi_head, 'bbox_roi_extractor', None)
+    if isinstance(head, RFCNHead) and head.deformable:
+        return lambda features, rois, labels: _position_sensitive(head, features[-1], rois, labels)
+    if isinstance(extractor, nn.ModuleList):
+        extractor = extractor[-1]
+    if extractor is not None and isinstance(extractor.roi_layers[0], DeformRoIPoolPack):
+        return lambda features, rois, labels: _by_level(extractor, features[: extractor.num_inputs], rois)
+    raise ValueError(f'the box branch of this {type(model).__name__} has no deformable RoI pooling')
+
+
+def _position_sensitive(head: RFCNHead, feature: Tensor, rois: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    pool: DeformPSRoIPoolPack = head.cls_pool
+    field = pool.offset_conv(head.reduce(feature))
+    offset = ps_roi_pool(field, rois, pool.output_size, pool.spatial_scale, pool.sampling_ratio)
+    offset = offset.unflatten(1, (-1, 2))[torch.arange(len(rois), device=rois.device), labels] * pool.gamma
+    return offset, torch.ones_like(offset[:, 0])
+
+
+def _by_level(extractor: nn.Module, features: tuple[Tensor, ...], rois: Tensor) -> tuple[Tensor, Tensor]:
+    bins = extractor.roi_layers[0].output_size
+    offset, weights = rois.new_zeros(len(rois), 2, *bins), rois.new_ones(len(rois), *bins)
+    levels = extractor.map_roi_levels(rois, len(features))
+    for level, layer in enumerate(extractor.roi_layers):
+        here = levels == level
+        if here.any():
+            regular = layer.regular(features[level], rois[here])
+            offset[here] = layer.offset_fc(regular).unflatten(1, (2, *bins)) * layer.gamma
+            if isinstance(layer, ModulatedDeformRoIPoolPack):
+                weights[here] = layer.mask_fc(regular).unflatten(1, bins)
+    return offset, weights
