@@ -51,11 +51,12 @@ def dcnv3(
         softmax (bool): the modulation is the softmax of ``mask`` over the P points of each group, as in InternImage;
             computed within the operator, without a tensor of its own.
 
-    ``offset`` and ``mask`` may be slices of the last dimension of one tensor; they are not copied then. An image has at
-    least one and fewer than 2^31 - 1 pixels. The tensors share one device and one dtype: float32, float64, bfloat16 or float16, sums of the 16-bit ones being
-    kept in float32. Under autocast float32 tensors are cast to the autocast dtype. Gradients are
-    deterministic on the CPU; on CUDA the input's is so under ``torch.use_deterministic_algorithms``. On a device without a compiled kernel :func:`ops_dcnv3.reference.dcnv3` runs in its place, with a
-    warning.
+    ``offset`` and ``mask`` may be slices of the last dimension of one tensor; they are not copied then. An image
+    has at least one and fewer than 2^31 - 1 pixels. The tensors share one device and one dtype: float32, float64,
+    bfloat16 or float16, sums of the 16-bit ones being kept in float32. Under autocast float32 tensors are cast to
+    the autocast dtype. Gradients are deterministic on the CPU; on CUDA the input's is so under
+    ``torch.use_deterministic_algorithms``. On a device without a compiled kernel :func:`ops_dcnv3.reference.dcnv3`
+    runs in its place, with a warning.
 
     Returns:
         Tensor[N, H_out, W_out, C]
