@@ -152,7 +152,7 @@ def skip_without_deformable_convolution(cfg):
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
 @pytest.mark.parametrize('kind', ['shapes', 'coco_mini'])
-def test_trains_a_step_and_evaluates(path, kind, request, tmp_path, one_thread):
+def test_trains_a_step_and_evaluates(path, kind, request, tmp_path, one_thread, monkeypatch):
     root = request.getfixturevalue('shapes') if kind == 'shapes' else request.getfixturevalue('shared') / 'data' / kind
     torch.manual_seed(0)
     cfg = Config.fromfile(path)
@@ -170,6 +170,8 @@ def test_trains_a_step_and_evaluates(path, kind, request, tmp_path, one_thread):
     )
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1, save_last=False)
+    # The Runner leaves its default scope behind.
+    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     runner.model.init_weights()
