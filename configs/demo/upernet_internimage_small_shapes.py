@@ -9,7 +9,7 @@ data_root = 'data/shapes/'
 num_classes = 6
 crop_size = (128, 160)
 image_scale = (160, 128)
-max_iters = 240
+max_iters = 400
 
 model = dict(
     data_preprocessor=dict(size=crop_size),
@@ -40,3 +40,5 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_iters + 1
+
+randomness = dict(seed=0)
