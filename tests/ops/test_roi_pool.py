@@ -134,6 +134,15 @@ class TestByHand:
         # The last column is x = 7: its value also at 8, but nothing at 9.
         assert self.pool(device, (7, 2, 10, 3), output_size=(1, 3), sampling_ratio=1) == [[27, 27, 0]]
 
+    def test_a_bin_beyond_the_border_does_not_gain_by_moving(self, device):
+        # The value rises by 1 per pixel of x, but not from the last column, x = 7, on, nor up to x = 0 (0 to 1 counts).
+        # Samples at x = 6, 7, at x = -1, 0, at x = 1, 2; y = 1, 2. An offset of 1 moves by half of the size, a pixel.
+        boxes = [[0, 6, 1, 8, 3], [0, -1, 1, 1, 3], [0, 1, 1, 3, 3]]
+        rois = torch.tensor(boxes, dtype=torch.float32, device=device)
+        offset = torch.zeros(3, 2, 1, 1, device=device, requires_grad=True)
+        deform_roi_pool(self.ramp[None, None].to(device), rois, offset, 1, gamma=0.5).sum().backward()
+        assert offset.grad.flatten(1).tolist() == [[0.5, 10], [0.5, 10], [1, 10]]
+
     def test_position_sensitive_bins_read_maps_of_their_own(self, device):
         # Channel 1, ..., 12 everywhere: bin (i, j) of output d reads (d * 3 + i) * 2 + j.
         input = torch.arange(12.0, device=device)[:, None, None].expand(12, 5, 7)[None]

@@ -82,7 +82,7 @@ template <typename T>
 void find_lines(const BinSamples<T>& samples, int64_t size, std::vector<Line<T>>& lines) {
   lines.clear();
   auto add = [&lines](int32_t index, T weight, T slope) {
-    // Positions rise, so that a line which is there already is one of the last two.
+    // A line that is there already is one of the last two, unless the box is inverted; twice in the list, it counts twice.
     for (size_t back = 1; back <= 2 && back <= lines.size(); ++back) {
       Line<T>& line = lines[lines.size() - back];
       if (line.index == index) {
@@ -94,7 +94,7 @@ void find_lines(const BinSamples<T>& samples, int64_t size, std::vector<Line<T>>
     lines.push_back({index, weight, slope});
   };
   for (int64_t i = 0; i < samples.count; ++i) {
-    const T position = sample_position(samples, samples.bin < 0 ? samples.count - 1 - i : i);
+    const T position = sample_position(samples, i);
     if (!touches_border(position, T(size))) continue;
     const LinearSample<T, int32_t> sample = linear_sample_border(position, int32_t(size));
     add(sample.first, sample.weight[0], sample.slope[0]);
