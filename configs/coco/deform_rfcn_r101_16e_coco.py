@@ -3,6 +3,6 @@ _base_ = './rfcn_r101_16e_coco.py'
 
 model = dict(
     backbone=dict(
-        dcn=dict(type='DCN', deform_groups=4, fallback_on_stride=False),  # groups as in the authors' code
+        dcn=dict(type='DCN', deform_groups=4, fallback_on_stride=False),
         stage_with_dcn=(False, False, False, True)),
     roi_head=dict(bbox_head=dict(deformable=True)))
