@@ -1,15 +1,10 @@
 """The DCNv3 operator: what users call, and what PyTorch has to know of it."""
 
-import math
-import warnings
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from . import reference
-
-Pair = int | tuple[int, int]
+from .checks import Pair, autocast_dtype, check_finite, check_tensors, compiled_devices, pair_of, warn_of_reference
 
 
 def dcnv3(
@@ -68,50 +63,37 @@ def dcnv3(
     geometry = _check(
         input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax
     )
-    device_type = input.device.type
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    if autocast and input.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device_type)
+    dtype = autocast_dtype(input)
+    if dtype is not None:
         input, offset, mask = input.to(dtype), offset.to(dtype), mask.to(dtype)
     elif not input.dtype == offset.dtype == mask.dtype:
         raise TypeError(
             f'dcnv3: input, offset and mask must have one dtype, got {input.dtype}, {offset.dtype} and {mask.dtype}'
         )
-    if device_type in _COMPILED_DEVICES:
+    if input.device.type in _COMPILED_DEVICES:
         return torch.ops.ops_dcnv3.dcnv3(input, offset, mask, *geometry)
-    _warn_of_reference(device_type)
+    warn_of_reference('dcnv3', input.device.type, stacklevel=3)
     return reference.dcnv3(input, offset, mask, *geometry)
 
 
-_COMPILED_DEVICES = frozenset(
-    device_type
-    for device_type in ('cpu', 'cuda', 'meta')
-    if device_type == 'meta' or torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::dcnv3', device_type.upper())
-)
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_COMPILED_DEVICES = compiled_devices('dcnv3')
 
 
 def _check(
     input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax
 ) -> tuple:
     """All rules on the arguments; returns those after the tensors, with ints as pairs."""
-    for name, tensor in (('input', input), ('offset', offset), ('mask', mask)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f'dcnv3: {name} must be a tensor, got {type(tensor).__name__}')
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f'dcnv3: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}')
-        if tensor.device != input.device:
-            raise ValueError(f'dcnv3: {name} must be on the device of input, {input.device}, got {tensor.device}')
+    tensors = dict(input=input, offset=offset, mask=mask)
+    check_tensors('dcnv3', tensors)
+    for name, tensor in tensors.items():
         if tensor.dim() != 4:
             raise ValueError(f'dcnv3: {name} must have 4 dimensions (N, H, W, channels), got shape {_shape(tensor)}')
 
-    kernel_size = _pair('kernel_size', kernel_size, least=1)
-    stride = _pair('stride', stride, least=1)
-    padding = _pair('padding', padding, least=0)
-    dilation = _pair('dilation', dilation, least=1)
-    number = isinstance(offset_scale, (int, float)) and not isinstance(offset_scale, bool)
-    if not number or not -math.inf < offset_scale < math.inf:  # torch.compile traces this, but not math.isfinite
-        raise ValueError(f'dcnv3: offset_scale must be a finite number, got {offset_scale!r}')
+    kernel_size = pair_of('dcnv3', 'kernel_size', kernel_size, least=1)
+    stride = pair_of('dcnv3', 'stride', stride, least=1)
+    padding = pair_of('dcnv3', 'padding', padding, least=0)
+    dilation = pair_of('dcnv3', 'dilation', dilation, least=1)
+    check_finite('dcnv3', 'offset_scale', offset_scale)
     remove_center = bool(remove_center)
     if remove_center and (kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0 or kernel_size == (1, 1)):
         raise ValueError(f'dcnv3: remove_center needs an odd kernel_size larger than 1, got {kernel_size}')
@@ -145,31 +127,10 @@ def _shape(tensor) -> tuple:
     return tuple(tensor.shape)
 
 
-def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(pair, (tuple, list))
-        or len(pair) != 2
-        or any(isinstance(v, bool) or not isinstance(v, int) or v < least for v in pair)
-    ):
-        raise ValueError(
-            f'dcnv3: {name} must be an int or a pair of ints (height, width), at least {least}, got {value!r}'
-        )
-    return tuple(pair)
-
-
 def _output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]:
     return tuple(
         (size[axis] + 2 * padding[axis] - dilation[axis] * (kernel_size[axis] - 1) - 1) // stride[axis] + 1
         for axis in (0, 1)
-    )
-
-
-@cache
-def _warn_of_reference(device_type: str) -> None:
-    warnings.warn(
-        f'ops_dcnv3 has no compiled kernel for {device_type}: dcnv3 runs as plain PyTorch, slowly.',
-        stacklevel=3,
     )
 
 

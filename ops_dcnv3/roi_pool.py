@@ -1,15 +1,10 @@
 """The RoI pooling operators: what users call, and what PyTorch has to know of them. All are one compiled operator."""
 
-import math
-import warnings
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from . import reference
-
-Pair = int | tuple[int, int]
+from .checks import Pair, autocast_dtype, check_finite, check_tensors, compiled_devices, pair_of, warn_of_reference
 
 
 def deform_roi_pool(
@@ -124,53 +119,29 @@ def _roi_pool(
     tensors = {'input': input, 'offset': offset, 'mask': mask}
     tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
     options = _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive)
-    device_type = input.device.type
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    if autocast and input.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device_type)
+    dtype = autocast_dtype(input)
+    if dtype is not None:
         tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
     elif len({tensor.dtype for tensor in tensors.values()}) > 1:
         received = ', '.join(f'{key} {tensor.dtype}' for key, tensor in tensors.items())
         raise TypeError(f'{name}: all tensors but rois must have one dtype, got {received}')
     arguments = tensors['input'], rois, tensors.get('offset'), tensors.get('mask'), *options
-    if device_type in _COMPILED_DEVICES:
+    if input.device.type in _COMPILED_DEVICES:
         return torch.ops.ops_dcnv3.roi_pool(*arguments)
-    _warn_of_reference(name, device_type)
+    warn_of_reference(name, input.device.type, stacklevel=4)
     return reference.roi_pool(*arguments)
 
 
-_COMPILED_DEVICES = frozenset(
-    device_type
-    for device_type in ('cpu', 'cuda', 'meta')
-    if device_type == 'meta'
-    or torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::roi_pool', device_type.upper())
-)
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_COMPILED_DEVICES = compiled_devices('roi_pool')
 
 
 def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive) -> tuple:
     """All rules on the arguments; returns those after the tensors, with ints as pairs."""
     input, offset = tensors.get('input'), tensors.get('offset')
-    for key, tensor in (('input', input), ('rois', rois), *tensors.items()):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f'{name}: {key} must be a tensor, got {type(tensor).__name__}')
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f'{name}: {key} must be float32, float64, bfloat16 or float16, got {tensor.dtype}')
-        if tensor.device != input.device:
-            raise ValueError(f'{name}: {key} must be on the device of input, {input.device}, got {tensor.device}')
-
-    bins = (output_size, output_size) if isinstance(output_size, int) else output_size
-    if (
-        not isinstance(bins, (tuple, list))
-        or len(bins) != 2
-        or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in bins)
-    ):
-        raise ValueError(
-            f'{name}: output_size must be an int or a pair of ints (height, width), at least 1, got {output_size!r}'
-        )
-    for key, value in (('spatial_scale', spatial_scale), ('gamma', gamma)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f'{name}: {key} must be a finite number, got {value!r}')
+    check_tensors(name, {'input': input, 'rois': rois, **tensors})
+    bins = pair_of(name, 'output_size', output_size, least=1)
+    check_finite(name, 'spatial_scale', spatial_scale)
+    check_finite(name, 'gamma', gamma)
     if spatial_scale <= 0:
         raise ValueError(f'{name}: spatial_scale must be larger than 0, got {spatial_scale!r}')
     if isinstance(sampling_ratio, bool) or not isinstance(sampling_ratio, int) or sampling_ratio < 0:
@@ -190,24 +161,16 @@ def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamm
         if key in tensors and tensors[key].shape != shape:
             form = {'mask': '(K, height, width)', 'offset': '(K, 2 * n, height, width)'}[key]
             raise ValueError(
-                f'{name}: {key} must be {form} = {shape} for rois {tuple(rois.shape)} and output_size {tuple(bins)}, '
+                f'{name}: {key} must be {form} = {shape} for rois {tuple(rois.shape)} and output_size {bins}, '
                 f'got shape {tuple(tensors[key].shape)}'
             )
     least = classes * bins[0] * bins[1] if position_sensitive else 1
     if input.shape[1] % least:
         raise ValueError(
             f'{name}: the channels of input must be divisible by n * height * width = {least} for {classes} classes of '
-            f'offsets and output_size {tuple(bins)}, got {input.shape[1]}'
+            f'offsets and output_size {bins}, got {input.shape[1]}'
         )
-    return tuple(bins), float(spatial_scale), sampling_ratio, float(gamma), position_sensitive
-
-
-@cache
-def _warn_of_reference(name: str, device_type: str) -> None:
-    warnings.warn(
-        f'ops_dcnv3 has no compiled kernel for {device_type}: {name} runs as plain PyTorch, slowly.',
-        stacklevel=4,
-    )
+    return bins, float(spatial_scale), sampling_ratio, float(gamma), position_sensitive
 
 
 @torch.library.register_fake('ops_dcnv3::roi_pool')

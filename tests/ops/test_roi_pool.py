@@ -520,6 +520,15 @@ class TestPyTorch:
         compiled = torch.compile(lambda **t: OPERATORS[name](**t, **options), fullgraph=True, backend='aot_eager')
         assert_same(run(compiled, tensors, {}), run(OPERATORS[name], tensors, options), 0)
 
+    def test_numbers_of_a_layer_may_be_dynamic(self, device):
+        """With dynamic=True torch.compile takes spatial_scale and gamma of the layer for unknown numbers."""
+        tensors, _ = make_inputs('deform_roi_pool', dtype=torch.float32, device=device)
+        tensors = {key: tensors[key].detach() for key in ('input', 'rois')}
+        layer = DeformRoIPool((3, 2), spatial_scale=0.5, gamma=0.2)
+        torch._dynamo.reset()
+        compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend='aot_eager')
+        assert torch.equal(compiled(**tensors), layer(**tensors))
+
     @pytest.mark.parametrize('name', OPERATORS)
     def test_autocast_leaves_the_boxes_alone(self, name, device):
         tensors, options = make_inputs(name, dtype=torch.float32, device=device)

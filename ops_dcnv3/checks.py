@@ -1,0 +1,64 @@
+"""What the operators' argument checks share. Every error names the operator, the rule and the value received."""
+
+import math
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Pair = int | tuple[int, int]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_tensors(op: str, tensors: dict[str, Tensor]) -> None:
+    """Are all of them tensors of a dtype that the operators take, on the device of `input`, the first of them?"""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f'{op}: {name} must be a tensor, got {type(tensor).__name__}')
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f'{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}')
+        device = tensors['input'].device
+        if tensor.device != device:
+            raise ValueError(f'{op}: {name} must be on the device of input, {device}, got {tensor.device}')
+
+
+def pair_of(op: str, name: str, value: Pair, least: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(pair, (tuple, list))
+        or len(pair) != 2
+        or any(isinstance(v, bool) or not isinstance(v, int) or v < least for v in pair)
+    ):
+        raise ValueError(
+            f'{op}: {name} must be an int or a pair of ints (height, width), at least {least}, got {value!r}'
+        )
+    return tuple(pair)
+
+
+def check_finite(op: str, name: str, value: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not -math.inf < value < math.inf:  # torch.compile traces this, but not math.isfinite
+        raise ValueError(f'{op}: {name} must be a finite number, got {value!r}')
+
+
+def autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """What autocast has the tensors cast to; None where it is off, or leaves `input` as it is."""
+    device_type = input.device.type
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if on and input.dtype != torch.float64 else None
+
+
+def compiled_devices(operator: str) -> frozenset[str]:
+    """Device types that the compiled `operator` has kernels for, and `meta`."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    kernels = {device for device in ('cpu', 'cuda') if has_kernel(f'ops_dcnv3::{operator}', device.upper())}
+    return frozenset({'meta', *kernels})
+
+
+@cache
+def warn_of_reference(op: str, device_type: str, stacklevel: int) -> None:
+    warnings.warn(
+        f'ops_dcnv3 has no compiled kernel for {device_type}: {op} runs as plain PyTorch, slowly.',
+        stacklevel=stacklevel,
+    )
