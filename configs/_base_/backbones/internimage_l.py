@@ -1,0 +1,20 @@
+# InternImage-L, 223 M parameters.
+# A config takes `backbone` into its model, and `in_channels` for what stands on the four stages.
+backbone = dict(
+    type='InternImage',
+    core_op='DCNv3',
+    channels=160,
+    depths=[5, 5, 22, 5],
+    groups=[10, 20, 40, 80],
+    mlp_ratio=4.0,
+    drop_path_rate=0.4,
+    norm_layer='LN',
+    layer_scale=1.0,
+    offset_scale=2.0,
+    post_norm=True,
+    with_cp=False,
+    out_indices=(0, 1, 2, 3),
+    init_cfg=dict(
+        type='Pretrained',
+        checkpoint='https://huggingface.co/OpenGVLab/InternImage/resolve/main/internimage_l_22k_192to384.pth'))
+in_channels = [160, 320, 640, 1280]

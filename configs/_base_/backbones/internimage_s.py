@@ -1,0 +1,20 @@
+# InternImage-S, 50 M parameters.
+# A config takes `backbone` into its model, and `in_channels` for what stands on the four stages.
+backbone = dict(
+    type='InternImage',
+    core_op='DCNv3',
+    channels=80,
+    depths=[4, 4, 21, 4],
+    groups=[5, 10, 20, 40],
+    mlp_ratio=4.0,
+    drop_path_rate=0.3,
+    norm_layer='LN',
+    layer_scale=1.0,
+    offset_scale=1.0,
+    post_norm=True,
+    with_cp=False,
+    out_indices=(0, 1, 2, 3),
+    init_cfg=dict(
+        type='Pretrained',
+        checkpoint='https://huggingface.co/OpenGVLab/InternImage/resolve/main/internimage_s_1k_224.pth'))
+in_channels = [80, 160, 320, 640]
