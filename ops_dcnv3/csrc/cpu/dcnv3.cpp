@@ -132,33 +132,34 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
       const Dcnv3Gradients<T> all{output_mask[0] ? grad_input.data_ptr<A>() : nullptr,
                                   output_mask[1] ? storage<scalar_t>(grad_offset) : nullptr,
                                   output_mask[2] ? storage<scalar_t>(grad_mask) : nullptr};
-      // Output rows row_begin <= y < row_end of slab n * groups + g.
-      auto run = [&](const Dcnv3Gradients<T>& gradients, int64_t slab, int64_t row_begin, int64_t row_end, char* workspace) {
+      auto run = [&](const Dcnv3Gradients<T>& gradients, int64_t group_begin, int64_t group_end, int64_t row_begin,
+                     int64_t row_end) {
+        const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
         tasks.backward(p, storage<scalar_t>(in), storage<scalar_t>(off), storage<scalar_t>(modulation),
-                       storage<scalar_t>(grad_out), gradients, slab / p.groups, slab % p.groups, row_begin, row_end,
-                       workspace);
+                       storage<scalar_t>(grad_out), gradients, group_begin, group_end, row_begin, row_end,
+                       workspace.get());
       };
-      // The gradient of the input is added up by one thread per image and group: no atomics, and the order of the sum,
-      // so its rounding, does not depend on the number of threads. Where that leaves threads idle, the gradients of
-      // offset and mask, which need no such care, go row by row in a pass of their own.
-      const int64_t slabs = p.batch * p.groups, threads = at::get_num_threads();
-      const bool one_pass = output_mask[0] && (slabs % threads == 0 || slabs >= 4 * threads);
+      // The gradient of the input is added up by one thread per image and share of the groups: no atomics, and the order
+      // of the sum, so its rounding, does not depend on the number of threads. Where that leaves threads idle, the
+      // gradients of offset and mask, which need no such care, go row by row in a pass of their own.
+      const int64_t threads = at::get_num_threads();
+      auto balanced = [&](int64_t tasks) { return tasks % threads == 0 || tasks >= 4 * threads; };
+      int64_t shares = 1;
+      while (shares < p.groups && !balanced(p.batch * shares)) ++shares;
+      const bool one_pass = output_mask[0] && balanced(p.batch * shares);
       if (wants_points && !one_pass) {
-        at::parallel_for(0, slabs * p.out_height, 1, [&](int64_t begin, int64_t end) {
-          const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
-          while (begin < end) {
-            const int64_t slab = begin / p.out_height, row = begin % p.out_height;
-            const int64_t rows = std::min(end - begin, p.out_height - row);
-            run({nullptr, all.offset, all.mask}, slab, row, row + rows, workspace.get());
-            begin += rows;
-          }
+        at::parallel_for(0, p.batch * p.out_height, 1, [&](int64_t begin, int64_t end) {
+          run({nullptr, all.offset, all.mask}, 0, p.groups, begin, end);
         });
       }
       if (output_mask[0]) {
         const Dcnv3Gradients<T> gradients = one_pass ? all : Dcnv3Gradients<T>{all.input, nullptr, nullptr};
-        at::parallel_for(0, slabs, 1, [&](int64_t begin, int64_t end) {
-          const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
-          for (int64_t slab = begin; slab < end; ++slab) run(gradients, slab, 0, p.out_height, workspace.get());
+        at::parallel_for(0, p.batch * shares, 1, [&](int64_t begin, int64_t end) {
+          for (; begin < end; ++begin) {
+            const int64_t image = begin / shares, share = begin % shares;
+            run(gradients, share * p.groups / shares, (share + 1) * p.groups / shares, image * p.out_height,
+                (image + 1) * p.out_height);
+          }
         });
       }
     });

@@ -2,9 +2,9 @@
 // OPS_DCNV3_ISA (a namespace) and OPS_DCNV3_VECTOR_BYTES. Knows no torch and starts no threads.
 //
 // The work goes tile by tile, a tile being a run of output pixels in one row, small enough for the first-level cache. First
-// the points: `locate` finds, a vector of points at a time, which pixels each one reads and with which weights. Then the
-// channels: a point is four rows of channels and four weights. Where all corners of a tile lie inside the image, the four
-// rows stand at fixed distances (kInterior).
+// the points: `locate` finds, a vector of points at a time, which pixels each one
+// reads and with which weights. Then the channels: a point is four rows of channels and four weights. Where all corners of
+// a tile lie inside the image, the four rows stand at fixed distances (kInterior).
 #pragma once
 
 #include <algorithm>
@@ -19,8 +19,8 @@ namespace {
 
 constexpr int64_t kTilePoints = 256;
 
-// What is known of the points of one tile, pixel by pixel: all groups in forward, one group in backward. There is room for
-// a vector more than the points, as the last vector may reach beyond them.
+// What is known of the points of one tile, pixel by pixel and in each of `groups` groups. There is room for a vector more
+// than the points, as the last vector may reach beyond them.
 template <typename T>
 struct Tile {
   using A = accumulate_t<T>;
@@ -29,13 +29,13 @@ struct Tile {
   using Integer = typename S::Integer;
   using Integers = typename S::Integers;
 
-  int64_t pixel_points, pixels;  // points of a pixel, the most pixels of a tile
+  int64_t groups, pixel_points, pixels;  // groups, points of a pixel in them, the most pixels of a tile
   // Of the kernel window, and of the pixel from the tile's first one: the same for every tile.
   A *grid_x, *grid_y, *pixel_x;
   // Offsets (x, y); the mask as it was read; its softmax where that is asked for.
   A *offset, *logit, *modulation;
-  // Located: position, 0 for a point that reads nothing; top left pixel, -1 for such a point; whether there is a pixel to
-  // the right of it and below it, 1 or 0; modulation, or, for such a point, 0, or NaN where its position is.
+  // Located: position; top left pixel; whether there is a pixel to the right of it and below it, 1 or 0; modulation. For a
+  // point that reads nothing: 0; -1; 0; 0, or NaN where its position is.
   A *x, *y;
   Integer *pixel, *right, *below;
   A* gain;
@@ -45,10 +45,8 @@ struct Tile {
   A* grad_modulation;
 
   // With memory == nullptr only counts; returns the bytes needed.
-  int64_t lay_out(const Dcnv3Params& p, int64_t groups, char* memory) {
-    pixel_points = groups * p.points;
-    pixels = std::min(p.out_width, std::max<int64_t>(1, kTilePoints / pixel_points));
-    const int64_t room = pixels * pixel_points + S::kWidth;
+  int64_t lay_out(char* memory) {
+    const int64_t room = std::max(kTilePoints, pixel_points) + S::kWidth;
     int64_t used = 0;
     auto take = [&](auto*& block, int64_t count) {
       block = memory ? reinterpret_cast<std::remove_reference_t<decltype(block)>>(memory + used) : nullptr;
@@ -61,8 +59,11 @@ struct Tile {
     return used;
   }
 
-  Tile(const Dcnv3Params& p, int64_t groups, void* memory) {
-    const int64_t bytes = lay_out(p, groups, static_cast<char*>(memory));
+  Tile(const Dcnv3Params& p, int64_t groups, void* memory)
+      : groups(groups),
+        pixel_points(groups * p.points),
+        pixels(std::min(p.out_width, std::max<int64_t>(1, kTilePoints / pixel_points))) {
+    const int64_t bytes = lay_out(static_cast<char*>(memory));
     if (!memory) return;
     std::memset(memory, 0, bytes);
     for (int64_t point = 0; point < p.points; ++point) {
@@ -106,8 +107,7 @@ inline void Tile<T>::store(int64_t k, V at_y, V at_x, const Sample& along_y, con
 
 template <typename T>
 int64_t workspace_bytes(const Dcnv3Params& p) {
-  auto bytes = [&](int64_t groups) { return Tile<T>(p, groups, nullptr).lay_out(p, groups, nullptr); };
-  return std::max(bytes(p.groups), bytes(1));
+  return Tile<T>(p, p.groups, nullptr).lay_out(nullptr);
 }
 
 // `run` elements of each of `pixels` pixels, `stride` apart, to one dense array.
@@ -172,9 +172,19 @@ inline void softmax(const A* logit, int64_t runs, int64_t length, A* modulation)
   }
 }
 
-// Fetches `run` elements of each of `pixels` pixels, `stride` apart.
+// Calls body(row, x, pixels) for every tile of the output rows row_begin <= n * out_height + y < row_end: the pixels from
+// column x on.
+template <typename Body>
+inline void for_tiles(const Dcnv3Params& p, int64_t tile_pixels, int64_t row_begin, int64_t row_end, Body body) {
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    for (int64_t x = 0; x < p.out_width; x += tile_pixels) body(row, x, std::min(tile_pixels, p.out_width - x));
+  }
+}
+
+// Fetches `run` elements of each of `pixels` pixels, `stride` apart. Inlined at all costs: GCC takes a function that only
+// fetches for one without an effect, and leaves out its calls.
 template <typename T>
-inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels) {
+__attribute__((always_inline)) inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels) {
   constexpr int64_t line = 64 / sizeof(T);
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
     for (int64_t i = 0; i < run + line - 1; i += line) __builtin_prefetch(from + pixel * stride + std::min(i, run - 1));
@@ -184,7 +194,7 @@ inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels)
 // Fetches, for a tile at (out_y, out_x), the pixels that no earlier row has read: those as far below as points usually
 // reach. No hardware prefetcher foresees them. `image` stands at the first of `run` channels.
 template <typename T>
-inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y, int64_t out_x, int64_t pixels) {
+__attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y, int64_t out_x, int64_t pixels) {
   const int64_t usual = 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
   const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual;
   const int64_t begin = std::min(p.width, out_x * p.stride_w), end = std::min(p.width, (out_x + pixels) * p.stride_w);
@@ -242,26 +252,25 @@ inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t
       const I inside = touches_image(y, height) & touches_image(x, width);
       const V safe_y = inside ? y : zero, safe_x = inside ? x : zero;
       const V nothing = (x != x) | (y != y) ? S::broadcast(std::numeric_limits<A>::quiet_NaN()) : zero;
-      const auto along_y = linear_sample(safe_y, rows), along_x = linear_sample(safe_x, columns);
+      auto along_y = linear_sample(safe_y, rows), along_x = linear_sample(safe_x, columns);
       const I pixel = along_y.first * columns + along_x.first;
+      along_y.step = inside ? along_y.step : I{}, along_x.step = inside ? along_x.step : I{};
       tile.template store<kBackward>(k, safe_y, safe_x, along_y, along_x, inside ? pixel : I{} - 1, inside ? modulation : nothing);
     }
   }
   return interior;
 }
 
-// How far from the first pixel of the image the corners of a point stand, in elements. False for a point without any.
+// How far from the first pixel of the image the corners of a point stand, in elements; all 0 for a point without any.
 template <bool kInterior, typename T>
-inline bool corners(const Tile<T>& tile, int64_t k, int64_t channels, int64_t row, int64_t at[4]) {
-  const int64_t pixel = tile.pixel[k];
-  if (!kInterior && pixel < 0) return false;
+inline void corners(const Tile<T>& tile, int64_t k, int64_t channels, int64_t row, int64_t at[4]) {
+  const int64_t pixel = kInterior ? tile.pixel[k] : std::max<int64_t>(tile.pixel[k], 0);
   const int64_t right = kInterior ? channels : -int64_t(tile.right[k]) & channels;
   const int64_t below = kInterior ? row : -int64_t(tile.below[k]) & row;
   at[0] = pixel * channels;
   at[1] = at[0] + right;
   at[2] = at[0] + below;
   at[3] = at[1] + below;
-  return true;
 }
 
 // Calls body(channel, number of vectors as a constant) over the channels of a group, then tail(channel) one by one.
@@ -308,6 +317,9 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
   using V = typename S::Vector;
   const int64_t group_channels = kChannels ? kChannels : p.group_channels, channels = p.groups * group_channels;
   const int64_t row = p.width * channels;
+  // What a point that reads nothing reads: not the image, where there might be a NaN. Without a branch, as such points
+  // come at random.
+  static constexpr T kNothing[4 * S::kWidth] = {};
   for (int64_t pixel = 0, first = 0; pixel < pixels; ++pixel) {
     for (int64_t group = 0; group < p.groups; ++group, first += p.points, output += group_channels) {
       const T* group_image = image + group * group_channels;
@@ -323,14 +335,12 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
             const A* weights = tile.weight + 4 * first;
             auto add = [&](int64_t k, auto slot) __attribute__((always_inline)) {
               int64_t at[4];
-              if (!corners<kInterior>(tile, k, channels, row, at)) {
-                for (int v = 0; v < count; ++v) total[v][0] += S::broadcast(tile.weight[4 * k]);
-                return;
-              }
+              corners<kInterior>(tile, k, channels, row, at);
+              const T* base = kInterior || tile.pixel[k] >= 0 ? channel : kNothing;
               V weight[4];
               spread(weights + 4 * (k - first), weight);
               for (int corner = 0; corner < 4; ++corner) {
-                const T* from = channel + at[corner];
+                const T* from = base + at[corner];
                 for (int v = 0; v < count; ++v) {
                   total[v][(slot() + corner) % sums] += weight[corner] * S::load(from + v * S::kWidth);
                 }
@@ -348,12 +358,10 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
             A total = 0;
             for (int64_t k = first; k < first + p.points; ++k) {
               int64_t at[4];
-              if (!corners<kInterior>(tile, k, channels, row, at)) {
-                total += tile.weight[4 * k];
-                continue;
-              }
+              corners<kInterior>(tile, k, channels, row, at);
+              const T* base = kInterior || tile.pixel[k] >= 0 ? group_image + c : kNothing;
               for (int corner = 0; corner < 4; ++corner) {
-                total += tile.weight[4 * k + corner] * to_accumulate(group_image[at[corner] + c]);
+                total += tile.weight[4 * k + corner] * to_accumulate(base[at[corner]]);
               }
             }
             from_accumulate(total, output + c);
@@ -366,30 +374,26 @@ template <typename T>
 void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, T* output, int64_t row_begin,
              int64_t row_end, void* memory) {
   Tile<T> tile(p, p.groups, memory);
-  const int64_t channels = p.groups * p.group_channels;
+  const int64_t channels = p.groups * p.group_channels, last = row_end * p.out_width;
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
-    const int64_t last = row_end * p.out_width;
-    for (int64_t row = row_begin; row < row_end; ++row) {
+    for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
       const T* image = input + row / p.out_height * p.height * p.width * channels;
-      for (int64_t out_x = 0; out_x < p.out_width; out_x += tile.pixels) {
-        const int64_t pixel = row * p.out_width + out_x, pixels = std::min(tile.pixels, p.out_width - out_x);
-        const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
-        prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
-        prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
-        prefetch_below(p, image, channels, row % p.out_height, out_x, pixels);
-        const bool interior =
-            locate<false>(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
-                          p.batch * p.out_height * p.out_width - pixel, row % p.out_height, out_x, pixels, tile);
-        const auto sample_tile = interior ? sample<kChannels, true, T> : sample<kChannels, false, T>;
-        sample_tile(p, tile, pixels, image, output + pixel * channels);
-      }
-    }
+      const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
+      const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
+      prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
+      prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
+      prefetch_below(p, image, channels, y, x, pixels);
+      const bool interior = locate<false>(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
+                                          p.batch * p.out_height * p.out_width - pixel, y, x, pixels, tile);
+      const auto sample_tile = interior ? sample<kChannels, true, T> : sample<kChannels, false, T>;
+      sample_tile(p, tile, pixels, image, output + pixel * channels);
+    });
   });
 }
 
-// One tile of one group: `image`, `grad_output` and `grad_input` stand at the group's first channel. Writes tile.dot and
-// adds to grad_input, as far as they are wanted.
+// One tile: `image`, `grad_output` and `grad_input` stand at the first channel of its groups. Writes tile.dot and adds to
+// grad_input, as far as they are wanted.
 template <int kChannels, bool kWantInput, bool kWantPoints, typename T>
 inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image,
                               const T* grad_output, accumulate_t<T>* grad_input) {
@@ -399,49 +403,56 @@ inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t
   using V = typename S::Vector;
   const int64_t group_channels = kChannels ? kChannels : p.group_channels, channels = p.groups * group_channels;
   const int64_t row = p.width * channels;
-  if (kWantPoints) std::memset(tile.dot, 0, 4 * pixels * p.points * sizeof(A));
-  for (int64_t pixel = 0, first = 0; pixel < pixels; ++pixel, first += p.points, grad_output += channels) {
-    for_channels<S>(
-        group_channels,
-        [&](int64_t c, auto vectors) {
-          constexpr int count = decltype(vectors)::value;
-          V grad[count];
-          for (int v = 0; v < count; ++v) grad[v] = S::load(grad_output + c + v * S::kWidth);
-          for (int64_t k = first; k < first + p.points; ++k) {
-            int64_t at[4];
-            if (!corners<false>(tile, k, channels, row, at)) continue;
-            if (kWantPoints) {
-              V product[4];
-              for (int corner = 0; corner < 4; ++corner) {
-                const T* from = image + at[corner] + c;
-                product[corner] = grad[0] * S::load(from);
-                for (int v = 1; v < count; ++v) product[corner] += grad[v] * S::load(from + v * S::kWidth);
+  if (kWantPoints) std::memset(tile.dot, 0, 4 * pixels * tile.pixel_points * sizeof(A));
+  for (int64_t pixel = 0, first = 0; pixel < pixels; ++pixel, grad_output += channels) {
+    for (int64_t group = 0; group < tile.groups; ++group, first += p.points) {
+      const int64_t group_channel = group * group_channels;
+      for_channels<S>(
+          group_channels,
+          [&](int64_t in_group, auto vectors) {
+            constexpr int count = decltype(vectors)::value;
+            const int64_t c = group_channel + in_group;
+            V grad[count];
+            for (int v = 0; v < count; ++v) grad[v] = S::load(grad_output + c + v * S::kWidth);
+            for (int64_t k = first; k < first + p.points; ++k) {
+              if (tile.pixel[k] < 0) continue;
+              int64_t at[4];
+              corners<false>(tile, k, channels, row, at);
+              if (kWantPoints) {
+                V product[4];
+                for (int corner = 0; corner < 4; ++corner) {
+                  const T* from = image + at[corner] + c;
+                  product[corner] = grad[0] * S::load(from);
+                  for (int v = 1; v < count; ++v) product[corner] += grad[v] * S::load(from + v * S::kWidth);
+                }
+                add_sums(product[0], product[1], product[2], product[3], tile.dot + 4 * k);
               }
-              add_sums(product[0], product[1], product[2], product[3], tile.dot + 4 * k);
-            }
-            if (kWantInput) {
-              V weight[4];
-              spread(tile.weight + 4 * k, weight);
-              for (int corner = 0; corner < 4; ++corner) {
-                A* to = grad_input + at[corner] + c;
-                for (int v = 0; v < count; ++v) {
-                  SA::store(SA::load(to + v * S::kWidth) + weight[corner] * grad[v], to + v * S::kWidth);
+              if (kWantInput) {
+                V weight[4];
+                spread(tile.weight + 4 * k, weight);
+                for (int corner = 0; corner < 4; ++corner) {
+                  A* to = grad_input + at[corner] + c;
+                  for (int v = 0; v < count; ++v) {
+                    SA::store(SA::load(to + v * S::kWidth) + weight[corner] * grad[v], to + v * S::kWidth);
+                  }
                 }
               }
             }
-          }
-        },
-        [&](int64_t c) {
-          const A grad = to_accumulate(grad_output[c]);
-          for (int64_t k = first; k < first + p.points; ++k) {
-            int64_t at[4];
-            if (!corners<false>(tile, k, channels, row, at)) continue;
-            for (int corner = 0; corner < 4; ++corner) {
-              if (kWantPoints) tile.dot[4 * k + corner] += grad * to_accumulate(image[at[corner] + c]);
-              if (kWantInput) grad_input[at[corner] + c] += tile.weight[4 * k + corner] * grad;
+          },
+          [&](int64_t in_group) {
+            const int64_t c = group_channel + in_group;
+            const A grad = to_accumulate(grad_output[c]);
+            for (int64_t k = first; k < first + p.points; ++k) {
+              if (tile.pixel[k] < 0) continue;
+              int64_t at[4];
+              corners<false>(tile, k, channels, row, at);
+              for (int corner = 0; corner < 4; ++corner) {
+                if (kWantPoints) tile.dot[4 * k + corner] += grad * to_accumulate(image[at[corner] + c]);
+                if (kWantInput) grad_input[at[corner] + c] += tile.weight[4 * k + corner] * grad;
+              }
             }
-          }
-        });
+          });
+    }
   }
 }
 
@@ -454,7 +465,8 @@ inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels)
   using I = typename S::Integers;
   const V scale = S::broadcast(A(p.offset_scale));
   const I rows = I{} + typename S::Integer(p.height), columns = I{} + typename S::Integer(p.width);
-  for (int64_t k = 0; k < pixels * p.points; k += S::kWidth) {
+  const int64_t count = pixels * tile.pixel_points;
+  for (int64_t k = 0; k < count; k += S::kWidth) {
     V four[4];  // (corner 0, 1, 2, 3) of a point, then of the next
     for (int i = 0; i < 4; ++i) four[i] = S::load(tile.dot + 4 * k + i * S::kWidth);
     const V left[2] = {even(four[0], four[1]), even(four[2], four[3])};
@@ -471,7 +483,7 @@ inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels)
     S::store(zip_high(grad_x, grad_y), tile.offset + 2 * k + S::kWidth);
   }
   if (!p.softmax) return;
-  for (int64_t first = 0; first < pixels * p.points; first += p.points) {
+  for (int64_t first = 0; first < count; first += p.points) {
     A mean = 0;
     for (int64_t k = first; k < first + p.points; ++k) mean += tile.modulation[k] * tile.grad_modulation[k];
     for (int64_t k = first; k < first + p.points; ++k) {
@@ -482,38 +494,37 @@ inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels)
 
 template <typename T>
 void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, const T* grad_output,
-              const Dcnv3Gradients<T>& grad, int64_t image, int64_t group, int64_t row_begin, int64_t row_end,
+              const Dcnv3Gradients<T>& grad, int64_t group_begin, int64_t group_end, int64_t row_begin, int64_t row_end,
               void* memory) {
-  Tile<T> tile(p, 1, memory);
+  Tile<T> tile(p, group_end - group_begin, memory);
   const int64_t channels = p.groups * p.group_channels, points = p.groups * p.points;
-  const int64_t start = image * p.height * p.width * channels + group * p.group_channels;
+  const int64_t first_channel = group_begin * p.group_channels, first_point = group_begin * p.points;
+  const int64_t own_channels = tile.groups * p.group_channels, own_points = tile.pixel_points;
+  const int64_t last = row_end * p.out_width;
   const bool want_points = grad.offset || grad.mask;
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
-    const int64_t last = (image * p.out_height + row_end) * p.out_width;
     auto run = [&](auto want_input, auto want_points) {
-      for (int64_t out_y = row_begin; out_y < row_end; ++out_y) {
-        for (int64_t out_x = 0; out_x < p.out_width; out_x += tile.pixels) {
-          const int64_t pixel = (image * p.out_height + out_y) * p.out_width + out_x;
-          const int64_t pixels = std::min(tile.pixels, p.out_width - out_x), first = pixel * points + group * p.points;
-          const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
-          prefetch(offset + next * p.offset_stride + 2 * group * p.points, p.offset_stride, 2 * p.points, next_pixels);
-          prefetch(mask + next * p.mask_stride + group * p.points, p.mask_stride, p.points, next_pixels);
-          prefetch(grad_output + next * channels + group * p.group_channels, channels, p.group_channels, next_pixels);
-          prefetch_below(p, input + start, p.group_channels, out_y, out_x, pixels);
-          if (want_input()) prefetch_below(p, grad.input + start, p.group_channels, out_y, out_x, pixels);
-          locate<true>(p, offset + pixel * p.offset_stride + 2 * group * p.points,
-                       mask + pixel * p.mask_stride + group * p.points, p.batch * p.out_height * p.out_width - pixel,
-                       out_y, out_x, pixels, tile);
-          backward_channels<kChannels, want_input(), want_points()>(
-              p, tile, pixels, input + start, grad_output + pixel * channels + group * p.group_channels,
-              want_input() ? grad.input + start : nullptr);
-          if (!want_points()) continue;
-          backward_points(p, tile, pixels);
-          if (grad.offset) write_pixels(tile.offset, 2 * points, 2 * p.points, pixels, grad.offset + 2 * first);
-          if (grad.mask) write_pixels(tile.grad_modulation, points, p.points, pixels, grad.mask + first);
-        }
-      }
+      for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
+        const int64_t start = row / p.out_height * p.height * p.width * channels + first_channel;
+        const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
+      const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
+        prefetch(offset + next * p.offset_stride + 2 * first_point, p.offset_stride, 2 * own_points, next_pixels);
+        prefetch(mask + next * p.mask_stride + first_point, p.mask_stride, own_points, next_pixels);
+        prefetch(grad_output + next * channels + first_channel, channels, own_channels, next_pixels);
+        prefetch_below(p, input + start, own_channels, y, x, pixels);
+        if (want_input()) prefetch_below(p, grad.input + start, own_channels, y, x, pixels);
+        locate<true>(p, offset + pixel * p.offset_stride + 2 * first_point, mask + pixel * p.mask_stride + first_point,
+                     p.batch * p.out_height * p.out_width - pixel, y, x, pixels, tile);
+        backward_channels<kChannels, want_input(), want_points()>(p, tile, pixels, input + start,
+                                                                  grad_output + pixel * channels + first_channel,
+                                                                  want_input() ? grad.input + start : nullptr);
+        if (!want_points()) return;
+        backward_points(p, tile, pixels);
+        const int64_t at = pixel * points + first_point;
+        if (grad.offset) write_pixels(tile.offset, 2 * points, 2 * own_points, pixels, grad.offset + 2 * at);
+        if (grad.mask) write_pixels(tile.grad_modulation, points, own_points, pixels, grad.mask + at);
+      });
     };
     if (!want_points) {
       run(std::true_type(), std::false_type());

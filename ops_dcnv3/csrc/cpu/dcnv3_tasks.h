@@ -24,10 +24,10 @@ struct Dcnv3Tasks {
   void (*forward)(const Dcnv3Params&, const T* input, const T* offset, const T* mask, T* output, int64_t row_begin,
                   int64_t row_end, void* workspace);
 
-  // Output rows row_begin <= y < row_end of one image and one group. Two tasks may run at once when they differ in the
-  // image or the group, or when the gradient of the input is not asked for.
+  // The same rows, of the groups group_begin <= g < group_end. Two tasks may run at once when they differ in the images, when
+  // they share no group, or when the gradient of the input is not asked for.
   void (*backward)(const Dcnv3Params&, const T* input, const T* offset, const T* mask, const T* grad_output,
-                   const Dcnv3Gradients<T>&, int64_t image, int64_t group, int64_t row_begin, int64_t row_end,
+                   const Dcnv3Gradients<T>&, int64_t group_begin, int64_t group_end, int64_t row_begin, int64_t row_end,
                    void* workspace);
 };
 
