@@ -2,9 +2,8 @@
 // OPS_DCNV3_ISA (a namespace) and OPS_DCNV3_VECTOR_BYTES. Knows no torch and starts no threads.
 //
 // The work goes tile by tile, a tile being a run of output pixels in one row, small enough for the first-level cache. First
-// the points: `locate` finds, a vector of points at a time, which pixels each one
-// reads and with which weights. Then the channels: a point is four rows of channels and four weights. Where all corners of
-// a tile lie inside the image, the four rows stand at fixed distances (kInterior).
+// the points: `locate` finds, a vector of points at a time, which pixels each one reads and with which weights. Then the
+// channels: a point is four rows of channels and four weights.
 #pragma once
 
 #include <algorithm>
@@ -18,6 +17,17 @@ namespace ops_dcnv3 {
 namespace {
 
 constexpr int64_t kTilePoints = 256;
+constexpr int64_t kCacheBytes = 16 << 20;  // what a last-level cache keeps, roughly
+
+// How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
+// distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
+enum class Corners { interior, near, far };
+
+template <typename T>
+inline bool is_near(const Dcnv3Params& p) {
+  using Integer = typename Simd<accumulate_t<T>>::Integer;
+  return p.height * p.width <= std::numeric_limits<Integer>::max() / (p.groups * p.group_channels);
+}
 
 // What is known of the points of one tile, pixel by pixel and in each of `groups` groups. There is room for a vector more
 // than the points, as the last vector may reach beyond them.
@@ -34,11 +44,12 @@ struct Tile {
   A *grid_x, *grid_y, *pixel_x;
   // Offsets (x, y); the mask as it was read; its softmax where that is asked for.
   A *offset, *logit, *modulation;
-  // Located: position; top left pixel; whether there is a pixel to the right of it and below it, 1 or 0; modulation. For a
-  // point that reads nothing: 0; -1; 0; 0, or NaN where its position is.
+  // Located: position; top left pixel; modulation. For a point that reads nothing: 0; -1; 0, or NaN where its position is.
   A *x, *y;
-  Integer *pixel, *right, *below;
+  Integer* pixel;
   A* gain;
+  // The corners, but for interior tiles: elements or, when far, pixels from the start of the image.
+  Integer* corner;
   // Of the four corners of each point: gain * bilinear weight; in backward, grad_output . corner.
   A *weight, *dot;
   // Backward: gradient by the modulation.
@@ -54,7 +65,7 @@ struct Tile {
     };
     take(grid_x, room), take(grid_y, room), take(pixel_x, room);
     take(offset, 2 * room), take(logit, room), take(modulation, room);
-    take(x, room), take(y, room), take(pixel, room), take(right, room), take(below, room), take(gain, room);
+    take(x, room), take(y, room), take(pixel, room), take(gain, room), take(corner, 4 * room);
     take(weight, 4 * room), take(dot, 4 * room), take(grad_modulation, room);
     return used;
   }
@@ -79,30 +90,14 @@ struct Tile {
     }
   }
 
-  template <bool kBackward, typename Sample>
-  void store(int64_t k, V at_y, V at_x, const Sample& along_y, const Sample& along_x, Integers at_pixel, V at_gain);
 };
 
-// A vector of points, from point k on.
-template <typename T>
-template <bool kBackward, typename Sample>
-inline void Tile<T>::store(int64_t k, V at_y, V at_x, const Sample& along_y, const Sample& along_x, Integers at_pixel,
-                           V at_gain) {
-  auto write = [k](auto vector, auto* array) { std::memcpy(array + k, &vector, sizeof(vector)); };
-  write(at_pixel, pixel);
-  write(along_x.step, right);
-  write(along_y.step, below);
-  if (kBackward) write(at_y, y), write(at_x, x), write(at_gain, gain);
-  const V gain_y[2] = {at_gain * along_y.weight[0], at_gain * along_y.weight[1]};
-  V corner[4];
-  bilinear_weights(gain_y, along_x.weight, corner);
-  const V low[2] = {zip_low(corner[0], corner[2]), zip_low(corner[1], corner[3])};
-  const V high[2] = {zip_high(corner[0], corner[2]), zip_high(corner[1], corner[3])};
-  A* out = weight + 4 * k;
-  S::store(zip_low(low[0], low[1]), out);
-  S::store(zip_high(low[0], low[1]), out + S::kWidth);
-  S::store(zip_low(high[0], high[1]), out + 2 * S::kWidth);
-  S::store(zip_high(high[0], high[1]), out + 3 * S::kWidth);
+// One array of quadruples (a, b, c, d), (a, b, c, d), ... from four arrays.
+template <typename V, typename Scalar>
+inline void store_quadruples(V a, V b, V c, V d, Scalar* out) {
+  const V low[2] = {zip_low(a, c), zip_low(b, d)}, high[2] = {zip_high(a, c), zip_high(b, d)};
+  const V all[4] = {zip_low(low[0], low[1]), zip_high(low[0], low[1]), zip_low(high[0], high[1]), zip_high(high[0], high[1])};
+  std::memcpy(out, all, sizeof(all));
 }
 
 template <typename T>
@@ -191,6 +186,13 @@ __attribute__((always_inline)) inline void prefetch(const T* from, int64_t strid
   }
 }
 
+// Whether the tensors are so large that fetching ahead is worth its instructions.
+template <typename T>
+inline bool exceeds_cache(const Dcnv3Params& p) {
+  const int64_t input = p.height * p.width * p.groups * p.group_channels;
+  return p.batch * (input + p.out_height * p.out_width * 3 * p.groups * p.points) * int64_t(sizeof(T)) > kCacheBytes;
+}
+
 // Fetches, for a tile at (out_y, out_x), the pixels that no earlier row has read: those as far below as points usually
 // reach. No hardware prefetcher foresees them. `image` stands at the first of `run` channels.
 template <typename T>
@@ -215,62 +217,88 @@ inline const accumulate_t<T>* dense(const T* from, int64_t stride, int64_t run, 
   return copy;
 }
 
-// Reads offset and mask of `pixels` pixels from output pixel (out_y, out_x) on, and finds what their points read. True
-// where the four corners of every point lie inside the image. The tensors go on for pixels_left pixels.
-template <bool kBackward, typename T>
-inline bool locate(const Dcnv3Params& p, const T* offset, const T* mask, int64_t pixels_left, int64_t out_y,
-                   int64_t out_x, int64_t pixels, Tile<T>& tile) {
+// The points of one tile: what offset and mask say of them.
+template <typename A>
+struct Points {
+  int64_t count;
+  const A *offset, *modulation;
+};
+
+// Of `pixels` pixels; the tensors go on for pixels_left pixels.
+template <typename T>
+inline Points<accumulate_t<T>> read_points(const Dcnv3Params& p, const T* offset, const T* mask, int64_t pixels_left,
+                                           int64_t pixels, Tile<T>& tile) {
+  const int64_t run = tile.pixel_points, count = pixels * run;
+  const auto* offsets = dense(offset, p.offset_stride, 2 * run, pixels, 2 * run * pixels_left, tile.offset);
+  const auto* modulation = dense(mask, p.mask_stride, run, pixels, run * pixels_left, tile.logit);
+  if (p.softmax) {
+    softmax(modulation, count / p.points, p.points, tile.modulation);
+    modulation = tile.modulation;
+  }
+  return {count, offsets, modulation};
+}
+
+// Finds what the points of a tile at output pixel (out_y, out_x) read. An interior tile: false, the work left off, where a
+// corner of a point lies outside the image.
+template <Corners kCorners, bool kBackward, typename T>
+inline bool locate(const Dcnv3Params& p, const Points<accumulate_t<T>>& points, int64_t out_y, int64_t out_x, Tile<T>& tile) {
   using A = accumulate_t<T>;
   using S = Simd<A>;
   using V = typename S::Vector;
   using I = typename S::Integers;
-  const int64_t count = pixels * tile.pixel_points;
-  const A* offsets =
-      dense(offset, p.offset_stride, 2 * tile.pixel_points, pixels, 2 * tile.pixel_points * pixels_left, tile.offset);
-  const A* modulations = dense(mask, p.mask_stride, tile.pixel_points, pixels, tile.pixel_points * pixels_left, tile.logit);
-  if (p.softmax) {
-    softmax(modulations, count / p.points, p.points, tile.modulation);
-    modulations = tile.modulation;
-  }
-
+  using Integer = typename S::Integer;
   const V center_y = S::broadcast(A(window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h)));
   const V center_x = S::broadcast(A(window_center(out_x, p.kernel_w, p.stride_w, p.pad_w, p.dilation_w)));
   const V scale = S::broadcast(A(p.offset_scale)), height = S::broadcast(A(p.height)), width = S::broadcast(A(p.width));
-  const I rows = I{} + typename S::Integer(p.height), columns = I{} + typename S::Integer(p.width);
+  const I rows = I{} + Integer(p.height), columns = I{} + Integer(p.width);
   const V last_y = height - 1, last_x = width - 1, zero = S::zero();
-  bool interior = true;
-  for (int64_t k = 0; k < count; k += S::kWidth) {
-    const V first = S::load(offsets + 2 * k), second = S::load(offsets + 2 * k + S::kWidth);
+  for (int64_t k = 0; k < points.count; k += S::kWidth) {
+    auto write = [k](auto vector, auto* array) { std::memcpy(array + k, &vector, sizeof(vector)); };
+    auto write_weights = [&](V gain, const auto& along_y, const auto& along_x) {
+      const V gain_y[2] = {gain * along_y.weight[0], gain * along_y.weight[1]};
+      V weight[4];
+      bilinear_weights(gain_y, along_x.weight, weight);
+      store_quadruples(weight[0], weight[1], weight[2], weight[3], tile.weight + 4 * k);
+    };
+    const V first = S::load(points.offset + 2 * k), second = S::load(points.offset + 2 * k + S::kWidth);
     const V y = sampling_position(center_y, S::load(tile.grid_y + k), odd(first, second), scale);
     const V x = sampling_position(center_x + S::load(tile.pixel_x + k), S::load(tile.grid_x + k), even(first, second), scale);
-    const V modulation = S::load(modulations + k);
-    if (all((y >= zero) & (x >= zero) & (y < last_y) & (x < last_x))) {
+    const V modulation = S::load(points.modulation + k);
+    if (kCorners == Corners::interior) {
+      if (!all((y >= zero) & (x >= zero) & (y < last_y) & (x < last_x))) return false;
       const auto along_y = linear_sample_inside<I>(y), along_x = linear_sample_inside<I>(x);
-      tile.template store<kBackward>(k, y, x, along_y, along_x, along_y.first * columns + along_x.first, modulation);
-    } else {
-      interior = false;
-      const I inside = touches_image(y, height) & touches_image(x, width);
-      const V safe_y = inside ? y : zero, safe_x = inside ? x : zero;
-      const V nothing = (x != x) | (y != y) ? S::broadcast(std::numeric_limits<A>::quiet_NaN()) : zero;
-      auto along_y = linear_sample(safe_y, rows), along_x = linear_sample(safe_x, columns);
-      const I pixel = along_y.first * columns + along_x.first;
-      along_y.step = inside ? along_y.step : I{}, along_x.step = inside ? along_x.step : I{};
-      tile.template store<kBackward>(k, safe_y, safe_x, along_y, along_x, inside ? pixel : I{} - 1, inside ? modulation : nothing);
+      write(along_y.first * columns + along_x.first, tile.pixel);
+      write_weights(modulation, along_y, along_x);
+      continue;
     }
+    const I inside = touches_image(y, height) & touches_image(x, width);
+    const V safe_y = inside ? y : zero, safe_x = inside ? x : zero;
+    const V nothing = (x != x) | (y != y) ? S::broadcast(std::numeric_limits<A>::quiet_NaN()) : zero;
+    const V gain = inside ? modulation : nothing;
+    const auto along_y = linear_sample(safe_y, rows), along_x = linear_sample(safe_x, columns);
+    const I pixel = along_y.first * columns + along_x.first;
+    write(inside ? pixel : I{} - 1, tile.pixel);
+    if (kBackward) write(safe_y, tile.y), write(safe_x, tile.x), write(gain, tile.gain);
+    write_weights(gain, along_y, along_x);
+    const Integer unit = kCorners == Corners::near ? p.groups * p.group_channels : 1;
+    const I corner = (inside ? pixel : I{}) * unit, right = (inside ? along_x.step : I{}) * unit;
+    const I below = (inside ? along_y.step : I{}) * columns * unit;
+    store_quadruples(corner, corner + right, corner + below, corner + right + below, tile.corner + 4 * k);
   }
-  return interior;
+  return true;
 }
 
-// How far from the first pixel of the image the corners of a point stand, in elements; all 0 for a point without any.
-template <bool kInterior, typename T>
+// How far from the start of the image the corners of a point stand, in elements; all 0 for a point that reads nothing.
+template <Corners kCorners, typename T>
 inline void corners(const Tile<T>& tile, int64_t k, int64_t channels, int64_t row, int64_t at[4]) {
-  const int64_t pixel = kInterior ? tile.pixel[k] : std::max<int64_t>(tile.pixel[k], 0);
-  const int64_t right = kInterior ? channels : -int64_t(tile.right[k]) & channels;
-  const int64_t below = kInterior ? row : -int64_t(tile.below[k]) & row;
-  at[0] = pixel * channels;
-  at[1] = at[0] + right;
-  at[2] = at[0] + below;
-  at[3] = at[1] + below;
+  if (kCorners == Corners::interior) {
+    at[0] = tile.pixel[k] * channels;
+    at[1] = at[0] + channels;
+    at[2] = at[0] + row;
+    at[3] = at[1] + row;
+  } else {
+    for (int i = 0; i < 4; ++i) at[i] = tile.corner[4 * k + i] * (kCorners == Corners::far ? channels : 1);
+  }
 }
 
 // Calls body(channel, number of vectors as a constant) over the channels of a group, then tail(channel) one by one.
@@ -310,7 +338,7 @@ inline V sum_of(const V* values) {
 }
 
 // One tile of the output; `image` and `output` stand at its first channel.
-template <int kChannels, bool kInterior, typename T>
+template <int kChannels, Corners kCorners, typename T>
 inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image, T* output) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
@@ -335,8 +363,8 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
             const A* weights = tile.weight + 4 * first;
             auto add = [&](int64_t k, auto slot) __attribute__((always_inline)) {
               int64_t at[4];
-              corners<kInterior>(tile, k, channels, row, at);
-              const T* base = kInterior || tile.pixel[k] >= 0 ? channel : kNothing;
+              corners<kCorners>(tile, k, channels, row, at);
+              const T* base = kCorners == Corners::interior || tile.pixel[k] >= 0 ? channel : kNothing;
               V weight[4];
               spread(weights + 4 * (k - first), weight);
               for (int corner = 0; corner < 4; ++corner) {
@@ -358,8 +386,8 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
             A total = 0;
             for (int64_t k = first; k < first + p.points; ++k) {
               int64_t at[4];
-              corners<kInterior>(tile, k, channels, row, at);
-              const T* base = kInterior || tile.pixel[k] >= 0 ? group_image + c : kNothing;
+              corners<kCorners>(tile, k, channels, row, at);
+              const T* base = kCorners == Corners::interior || tile.pixel[k] >= 0 ? group_image + c : kNothing;
               for (int corner = 0; corner < 4; ++corner) {
                 total += tile.weight[4 * k + corner] * to_accumulate(base[at[corner]]);
               }
@@ -375,18 +403,30 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
              int64_t row_end, void* memory) {
   Tile<T> tile(p, p.groups, memory);
   const int64_t channels = p.groups * p.group_channels, last = row_end * p.out_width;
+  const bool near = is_near<T>(p), fetches = exceeds_cache<T>(p);
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
     for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
       const T* image = input + row / p.out_height * p.height * p.width * channels;
       const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
       const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
-      prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
-      prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
-      prefetch_below(p, image, channels, y, x, pixels);
-      const bool interior = locate<false>(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
-                                          p.batch * p.out_height * p.out_width - pixel, y, x, pixels, tile);
-      const auto sample_tile = interior ? sample<kChannels, true, T> : sample<kChannels, false, T>;
+      if (fetches) {
+        prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
+        prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
+        prefetch_below(p, image, channels, y, x, pixels);
+      }
+      const auto points = read_points(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
+                                      p.batch * p.out_height * p.out_width - pixel, pixels, tile);
+      auto sample_tile = sample<kChannels, Corners::interior, T>;
+      if (!locate<Corners::interior, false>(p, points, y, x, tile)) {
+        if (near) {
+          locate<Corners::near, false>(p, points, y, x, tile);
+          sample_tile = sample<kChannels, Corners::near, T>;
+        } else {
+          locate<Corners::far, false>(p, points, y, x, tile);
+          sample_tile = sample<kChannels, Corners::far, T>;
+        }
+      }
       sample_tile(p, tile, pixels, image, output + pixel * channels);
     });
   });
@@ -394,7 +434,7 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
 
 // One tile: `image`, `grad_output` and `grad_input` stand at the first channel of its groups. Writes tile.dot and adds to
 // grad_input, as far as they are wanted.
-template <int kChannels, bool kWantInput, bool kWantPoints, typename T>
+template <int kChannels, Corners kCorners, bool kWantInput, bool kWantPoints, typename T>
 inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image,
                               const T* grad_output, accumulate_t<T>* grad_input) {
   using A = accumulate_t<T>;
@@ -417,7 +457,7 @@ inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t
             for (int64_t k = first; k < first + p.points; ++k) {
               if (tile.pixel[k] < 0) continue;
               int64_t at[4];
-              corners<false>(tile, k, channels, row, at);
+              corners<kCorners>(tile, k, channels, row, at);
               if (kWantPoints) {
                 V product[4];
                 for (int corner = 0; corner < 4; ++corner) {
@@ -445,7 +485,7 @@ inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t
             for (int64_t k = first; k < first + p.points; ++k) {
               if (tile.pixel[k] < 0) continue;
               int64_t at[4];
-              corners<false>(tile, k, channels, row, at);
+              corners<kCorners>(tile, k, channels, row, at);
               for (int corner = 0; corner < 4; ++corner) {
                 if (kWantPoints) tile.dot[4 * k + corner] += grad * to_accumulate(image[at[corner] + c]);
                 if (kWantInput) grad_input[at[corner] + c] += tile.weight[4 * k + corner] * grad;
@@ -497,41 +537,52 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
               const Dcnv3Gradients<T>& grad, int64_t group_begin, int64_t group_end, int64_t row_begin, int64_t row_end,
               void* memory) {
   Tile<T> tile(p, group_end - group_begin, memory);
-  const int64_t channels = p.groups * p.group_channels, points = p.groups * p.points;
+  const int64_t channels = p.groups * p.group_channels, all_points = p.groups * p.points;
   const int64_t first_channel = group_begin * p.group_channels, first_point = group_begin * p.points;
   const int64_t own_channels = tile.groups * p.group_channels, own_points = tile.pixel_points;
   const int64_t last = row_end * p.out_width;
-  const bool want_points = grad.offset || grad.mask;
+  const bool want_points = grad.offset || grad.mask, fetches = exceeds_cache<T>(p);
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
-    auto run = [&](auto want_input, auto want_points) {
+    auto run = [&](auto corners, auto want_input, auto want_points) {
       for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
         const int64_t start = row / p.out_height * p.height * p.width * channels + first_channel;
         const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
       const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
-        prefetch(offset + next * p.offset_stride + 2 * first_point, p.offset_stride, 2 * own_points, next_pixels);
-        prefetch(mask + next * p.mask_stride + first_point, p.mask_stride, own_points, next_pixels);
-        prefetch(grad_output + next * channels + first_channel, channels, own_channels, next_pixels);
-        prefetch_below(p, input + start, own_channels, y, x, pixels);
-        if (want_input()) prefetch_below(p, grad.input + start, own_channels, y, x, pixels);
-        locate<true>(p, offset + pixel * p.offset_stride + 2 * first_point, mask + pixel * p.mask_stride + first_point,
-                     p.batch * p.out_height * p.out_width - pixel, y, x, pixels, tile);
-        backward_channels<kChannels, want_input(), want_points()>(p, tile, pixels, input + start,
-                                                                  grad_output + pixel * channels + first_channel,
-                                                                  want_input() ? grad.input + start : nullptr);
+        if (fetches) {
+          prefetch(offset + next * p.offset_stride + 2 * first_point, p.offset_stride, 2 * own_points, next_pixels);
+          prefetch(mask + next * p.mask_stride + first_point, p.mask_stride, own_points, next_pixels);
+          prefetch(grad_output + next * channels + first_channel, channels, own_channels, next_pixels);
+          prefetch_below(p, input + start, own_channels, y, x, pixels);
+          if (want_input()) prefetch_below(p, grad.input + start, own_channels, y, x, pixels);
+        }
+        const auto points = read_points(p, offset + pixel * p.offset_stride + 2 * first_point,
+                                        mask + pixel * p.mask_stride + first_point,
+                                        p.batch * p.out_height * p.out_width - pixel, pixels, tile);
+        locate<corners(), true>(p, points, y, x, tile);
+        backward_channels<kChannels, corners(), want_input(), want_points()>(
+            p, tile, pixels, input + start, grad_output + pixel * channels + first_channel,
+            want_input() ? grad.input + start : nullptr);
         if (!want_points()) return;
         backward_points(p, tile, pixels);
-        const int64_t at = pixel * points + first_point;
-        if (grad.offset) write_pixels(tile.offset, 2 * points, 2 * own_points, pixels, grad.offset + 2 * at);
-        if (grad.mask) write_pixels(tile.grad_modulation, points, own_points, pixels, grad.mask + at);
+        const int64_t at = pixel * all_points + first_point;
+        if (grad.offset) write_pixels(tile.offset, 2 * all_points, 2 * own_points, pixels, grad.offset + 2 * at);
+        if (grad.mask) write_pixels(tile.grad_modulation, all_points, own_points, pixels, grad.mask + at);
       });
     };
-    if (!want_points) {
-      run(std::true_type(), std::false_type());
-    } else if (!grad.input) {
-      run(std::false_type(), std::true_type());
+    auto run_wanted = [&](auto corners) {
+      if (!want_points) {
+        run(corners, std::true_type(), std::false_type());
+      } else if (!grad.input) {
+        run(corners, std::false_type(), std::true_type());
+      } else {
+        run(corners, std::true_type(), std::true_type());
+      }
+    };
+    if (is_near<T>(p)) {
+      run_wanted(std::integral_constant<Corners, Corners::near>());
     } else {
-      run(std::true_type(), std::true_type());
+      run_wanted(std::integral_constant<Corners, Corners::far>());
     }
   });
 }
