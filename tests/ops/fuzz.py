@@ -1,6 +1,6 @@
-"""Random calls of the operator against its specification, until one differs or all have agreed.
+"""Random calls of an operator against its specification, until one differs or all have agreed.
 
-    python tests/ops/fuzz.py [--calls 20000] [--seed 0] [--device cpu]
+    python tests/ops/fuzz.py [dcnv3|roi_pool] [--calls 20000] [--seed 0] [--device cpu]
 
 Call number n depends on the seed and n alone: `--calls 1 --seed S --first N` repeats the one that was reported.
 """
@@ -12,15 +12,16 @@ import time
 
 import torch
 
-from ops_dcnv3 import dcnv3, reference
+import ops_dcnv3
+from ops_dcnv3 import reference
 
 # Largest relative error of a sum in this dtype, by the largest expected number.
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 FAR = (1e4, 3e38, float('inf'), float('-inf'), float('nan'))
 
 
-def make_call(rng: random.Random, device: str):
-    """Tensors and keyword arguments: any geometry, strides, slices, far and NaN offsets."""
+def make_dcnv3(rng: random.Random, device: str):
+    """Name, tensors with gradients and other arguments: any geometry, strides, slices, far and NaN offsets."""
     dtype = rng.choice(list(TOLERANCE))
     pair = lambda least, most: (rng.randint(least, most), rng.randint(least, most))  # noqa: E731
     kernel_size = rng.choice([(3, 3), (3, 3), (1, 1), (5, 5), (7, 7), pair(1, 5)])
@@ -58,14 +59,72 @@ def make_call(rng: random.Random, device: str):
         offset, mask = both[..., : 2 * points], both[..., 2 * points : 3 * points]
     if rng.random() < 0.3:  # any other strides
         input = input.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
-    return (input, offset, mask), options
+    return 'dcnv3', dict(input=input, offset=offset, mask=mask), options
 
 
-def run(op, tensors, options) -> list[torch.Tensor]:
-    tensors = [t.detach().requires_grad_() for t in tensors]
-    output = op(*tensors, **options)
+def make_roi_pool(rng: random.Random, device: str):
+    """The same for the RoI pools: boxes across the border, swapped, without area, far away, NaN; none at all."""
+    name = rng.choice(['deform_roi_pool', 'ps_roi_pool', 'deform_ps_roi_pool'])
+    dtype = rng.choice(list(TOLERANCE))
+    # The sampled value jumps a pixel outside the image. Where sums are single precision all positions are dyadic, so
+    # that no rounding carries a sample over that border.
+    dyadic = dtype != torch.float64
+    bins = [rng.choice([1, 2, 4] if dyadic else [1, 2, 3, 5, 7]) for _ in range(2)]
+    classes = rng.randint(1, 3) if name == 'deform_ps_roi_pool' else 1
+    channels = classes * rng.choice([1, 2, 5, 8, 16, 17, 33]) * (1 if name == 'deform_roi_pool' else bins[0] * bins[1])
+    batch, count, height, width = rng.randint(1, 3), rng.randint(0, 5), rng.randint(1, 12), rng.randint(1, 12)
+    options = dict(
+        output_size=tuple(bins),
+        spatial_scale=rng.choice([0.125, 0.5, 1.0, 2.0] if dyadic else [0.1, 1 / 16, 1.0, 3.0]),
+        sampling_ratio=rng.choice([1, 2, 4] if dyadic else [0, 0, 1, 2, 3]),
+    )
+    generator = torch.Generator().manual_seed(rng.getrandbits(60))
+    normal = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    rounded = lambda tensor: (tensor * 16).round() / 16 if dyadic else tensor  # noqa: E731
+
+    center = torch.rand(count, 2, generator=generator, dtype=torch.float64) * torch.tensor([width, height])
+    half = normal(count, 2) * rng.choice([0, 0.5, 2, 8]) * rng.choice([1, 0.1])
+    boxes = torch.cat([center - half.abs(), center + (half if rng.random() < 0.2 else half.abs())], 1)
+    boxes = rounded(boxes / options['spatial_scale'])
+    if count and rng.random() < 0.2:
+        boxes[rng.randrange(count), rng.randrange(4)] = rng.choice([float('nan'), float('inf'), -float('inf')])
+    if count and options['sampling_ratio'] and rng.random() < 0.2:
+        boxes[rng.randrange(count), rng.randrange(4)] = rng.choice([1e4, -1e4])
+    image = torch.randint(0, batch, (count, 1), generator=generator)
+    options['rois'] = torch.cat([image, boxes], 1).to(
+        device, torch.float64 if dtype == torch.float64 else torch.float32
+    )
+
+    input = normal(batch, channels, height, width).to(device, dtype)
+    if rng.random() < 0.5:
+        input = input.contiguous(memory_format=torch.channels_last)
+    elif rng.random() < 0.3:
+        input = input.transpose(2, 3).contiguous().transpose(2, 3)
+    tensors = dict(input=input)
+    if name != 'ps_roi_pool' and (name == 'deform_ps_roi_pool' or rng.random() < 0.8):
+        offset = rounded(normal(count, 2 * classes, *bins) * rng.choice([0, 0.3, 1, 10]))
+        if count and rng.random() < 0.1:
+            offset.view(-1)[rng.randrange(offset.numel())] = float('nan')
+        tensors['offset'] = offset.to(device, dtype)
+    if name != 'ps_roi_pool':
+        options['gamma'] = rng.choice([0.0, 0.125, 1.0])
+    if name == 'deform_roi_pool':
+        if 'offset' not in tensors:
+            options['offset'] = None
+        if rng.random() < 0.5:
+            tensors['mask'] = normal(count, *bins).sigmoid().to(device, dtype)
+    return name, tensors, options
+
+
+MAKERS = dict(dcnv3=make_dcnv3, roi_pool=make_roi_pool)
+
+
+def run(op, tensors, options) -> dict[str, torch.Tensor]:
+    tensors = {name: t.detach().requires_grad_() for name, t in tensors.items()}
+    output = op(**tensors, **options)
     weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape).to(output)
-    return [output.detach(), *torch.autograd.grad(output, tensors, weights)]
+    gradients = torch.autograd.grad(output, list(tensors.values()), weights)
+    return {'output': output.detach(), **{f'grad {name}': g for name, g in zip(tensors, gradients, strict=True)}}
 
 
 def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -76,23 +135,29 @@ def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1)).item() if expected.numel() else 0.0
 
 
-def check(seed: int, number: int, device: str) -> str | None:
+def check(operator: str, seed: int, number: int, device: str) -> str | None:
     """One call; what is wrong with it, or None."""
     rng = random.Random(f'{seed}/{number}')
-    tensors, options = make_call(rng, device)
-    actual = run(dcnv3, tensors, options)
-    exact = run(reference.dcnv3, [t.double() for t in tensors], options)
-    dtype = tensors[0].dtype
-    for name, a, e in zip(('output', 'grad input', 'grad offset', 'grad mask'), actual, exact, strict=True):
-        found = difference(a, e)
+    name, tensors, options = MAKERS[operator](rng, device)
+    dtype = tensors['input'].dtype
+    exact = {key: value.double() if torch.is_tensor(value) else value for key, value in options.items()}
+    expected = run(getattr(reference, name), {key: t.double() for key, t in tensors.items()}, exact)
+    actual = run(getattr(ops_dcnv3, name), tensors, options)
+    for key, value in actual.items():
+        if operator == 'roi_pool' and key == 'grad offset':
+            # By an offset that does not move a NaN bin, because the other axis is beyond the border, it is 0 or NaN.
+            known = expected['output'].isfinite().flatten(1).all(1)
+            value, expected[key] = value[known], expected[key][known]
+        found = difference(value, expected[key])
         if not found <= TOLERANCE[dtype]:
-            shapes = [tuple(t.shape) for t in tensors]
-            return f'{name} differs by {found:.3g} ({dtype}, shapes {shapes}, {options})'
+            shapes = {key: tuple(t.shape) for key, t in tensors.items()}
+            return f'{name}: {key} differs by {found:.3g} ({dtype}, shapes {shapes}, {options})'
     return None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('operator', nargs='?', default='dcnv3', choices=list(MAKERS))
     parser.add_argument('--calls', type=int, default=20000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--first', type=int, default=0)
@@ -100,7 +165,7 @@ def main() -> int:
     args = parser.parse_args()
     start = last = time.monotonic()
     for done in range(args.calls):
-        problem = check(args.seed, args.first + done, args.device)
+        problem = check(args.operator, args.seed, args.first + done, args.device)
         if problem:
             print(f'call {args.first + done} of seed {args.seed}: {problem}')
             return 1
@@ -108,7 +173,7 @@ def main() -> int:
             last = time.monotonic()
             left = (last - start) / (done + 1) * (args.calls - done - 1)
             print(f'{done + 1} of {args.calls} calls agree, about {left:.0f} s left', flush=True)
-    print(f'{args.calls} calls of seed {args.seed} agree, {time.monotonic() - start:.0f} s')
+    print(f'{args.calls} calls of {args.operator}, seed {args.seed}, agree, {time.monotonic() - start:.0f} s')
     return 0
 
 

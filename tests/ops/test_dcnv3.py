@@ -534,14 +534,6 @@ print(len(os.listdir('/proc/self/task')) - before)
     assert done.stdout.strip() == '2'
 
 
-@pytest.mark.parametrize('calls', [300, pytest.param(20000, marks=pytest.mark.slow)])
-def test_fuzz(calls, device):
-    fuzz = Path(__file__).with_name('fuzz.py')
-    command = [sys.executable, fuzz, '--calls', str(calls), '--seed', '1', '--device', str(device)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_imports_by_itself():
     """Without torch having been imported before, whose libraries ours needs."""
     done = subprocess.run([sys.executable, '-c', 'from ops_dcnv3 import DCNv3'], capture_output=True, text=True)
