@@ -11,8 +11,8 @@ class RefPointHead(MLP):
 
     It takes `embed_dims / 2` numbers for each of (x, y, w, h), as the paper does. onedl-mmdetection 3.5 encodes each as
     `embed_dims` numbers, and has a layer twice as wide, which no published checkpoint fits; mmdet 3.3 always as 128.
-    Pair i of n (a sine and a cosine) has the frequency 10000^(-i / n), so the finer encoding holds the one that is asked
-    for: every second pair of it, or every k-th.
+    Pair i of n (a sine and a cosine) has the frequency 10000^(-i / n), so the finer encoding holds the one that is
+    asked for: every second pair of it, or every k-th.
     """
 
     def forward(self, encoding: Tensor) -> Tensor:
