@@ -7,6 +7,7 @@ import json
 import os
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -168,7 +169,7 @@ def _safe_globals() -> list:
         np.dtype,
         *dtypes,
         *renamed,
-        (_Settings, 'yacs.config.CfgNode'),
+        (OrderedDict, 'yacs.config.CfgNode'),  # a dict with attributes; yacs is not needed
     ]
 
 
@@ -178,10 +179,6 @@ def _history_getattr(owner, name: str):
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise UnpicklingError(f'GLOBAL getattr({owner}, {name!r})')
     return getattr(owner, name)
-
-
-class _Settings(dict):
-    """Stands in for the class of yacs, which is not needed here."""
 
 
 def _read_file(path: Path, map_location):
@@ -247,8 +244,9 @@ def _unshared(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each tensor contiguous and in a memory of its own, as safetensors wants it."""
     seen, weights = set(), {}
     for name, value in state_dict.items():
+        value = value.contiguous()
         memory = value.untyped_storage().data_ptr()
-        weights[name] = value.clone() if memory in seen else value.contiguous()
+        weights[name] = value.clone() if memory in seen else value
         seen.add(memory)
     return weights
 

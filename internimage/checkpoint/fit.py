@@ -90,11 +90,9 @@ def backbone_weights(backbone: nn.Module, weights: Mapping[str, Tensor], path) -
     Raises:
         CheckpointError: a name is missing or unexpected, or a shape differs.
     """
-    if is_whole_model(weights):
-        used = {name.removeprefix('backbone.'): x for name, x in weights.items() if name.startswith('backbone.')}
-    else:
-        parts = {name for name, _ in backbone.named_children()}
-        used = {name: x for name, x in weights.items() if name.split('.')[0] in parts}
+    prefix = 'backbone.' if is_whole_model(weights) else ''
+    parts = tuple(f'{prefix}{name}.' for name, _ in backbone.named_children())
+    used = {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(parts)}
     scales_of_one = {
         name: value
         for name, value in backbone.state_dict().items()
