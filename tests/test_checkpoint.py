@@ -22,6 +22,7 @@ from torch import nn
 from internimage.checkpoint import (
     CheckpointError,
     convert_checkpoint,
+    dataset_meta,
     load_checkpoint_strict,
     read_checkpoint,
     read_state_dict,
@@ -217,7 +218,7 @@ def test_safetensors_with_classes(file):
     write_checkpoint(path, model.state_dict(), meta)
     read = read_checkpoint(path)
     assert same(read['state_dict'], model)
-    assert read['meta'] == {'dataset_meta': {'classes': ['a', 'b'], 'palette': [[0, 0, 0], [9, 9, 9]]}}
+    assert dataset_meta(read) == {'classes': ['a', 'b'], 'palette': [(0, 0, 0), (9, 9, 9)]}
 
 
 def test_tensors_that_share_memory_are_written_as_two(file):

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from internimage.checkpoint import CheckpointError, build_on_meta
+from internimage.configuration import apply_classes, dicts, leaf_datasets
 from internimage.inference import ImageError
 
 # Data sets that write their own files on first use.
@@ -57,6 +58,8 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
         cfg.merge_from_dict(options)
     except (SyntaxError, NameError, FileNotFoundError, KeyError, TypeError) as error:
         raise UserError(f'config {path}: {type(error).__name__}: {error}') from error
+    with blame(f'config {path}'):
+        apply_classes(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     return cfg
@@ -64,7 +67,7 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
 
 def _move_data(cfg: Config, old: str, new: str) -> None:
     """`--cfg-options data_root=...` moves every path in the config that starts with the old root."""
-    for node in _dicts(cfg._cfg_dict):
+    for node in dicts(cfg._cfg_dict):
         for key, value in node.items():
             if isinstance(value, str) and value.startswith(old):
                 node[key] = os.path.join(new, value.removeprefix(old).lstrip('/'))
@@ -73,7 +76,7 @@ def _move_data(cfg: Config, old: str, new: str) -> None:
 def build_model(cfg: Config) -> nn.Module:
     """The config's model without memory for weights, before anything is written: whatever is wrong with its options
     shows here."""
-    for node in _dicts(cfg.model):
+    for node in dicts(cfg.model):
         file = node.get('checkpoint') if node.get('type') == 'Pretrained' else None
         if file and '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'config {cfg.filename}: checkpoint {file} of init_cfg does not exist')
@@ -94,7 +97,7 @@ def check_data(cfg: Config, *splits: str) -> None:
             continue
         where = f'config {cfg.filename}: {split}_dataloader'
         generated = False
-        for leaf in _leaves(loader.dataset):
+        for leaf in leaf_datasets(loader.dataset):
             if str(leaf.get('type')).split('.')[-1] in SELF_GENERATING:
                 generated = True
                 continue
@@ -134,23 +137,3 @@ def _check_path(path: str | None, what: str) -> None:
 def scope(cfg: Config):
     """In which registries (mmdet's, mmseg's) the types of the config are looked up first."""
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-
-
-def _leaves(dataset: dict) -> Iterator[dict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    if inner is None:
-        yield dataset
-    else:
-        for child in inner:
-            yield from _leaves(child)
-
-
-def _dicts(node) -> Iterator[dict]:
-    """Every dict in a config, the outer ones first."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)

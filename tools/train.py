@@ -20,12 +20,16 @@ from torch import nn
 
 from internimage.checkpoint import (
     CheckpointError,
+    backbone_weights,
     check_state_dict,
     class_layers,
     fit_for_fine_tuning,
+    is_whole_model,
     read_checkpoint,
+    read_state_dict,
 )
 from internimage.engine import FineTuneHook, keep_boxes_exact
+from internimage.models import InternImage
 
 
 def main() -> None:
@@ -48,10 +52,14 @@ def main() -> None:
     if args.load_from:
         cfg.load_from = args.load_from
     if args.backbone:
-        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone)
+        prefix = dict(prefix='backbone.') if is_whole_model(read_state_dict(args.backbone)) else {}
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
 
     check_data(cfg, 'train', 'val')
-    start_from_checkpoint(cfg, build_model(cfg))
+    model = build_model(cfg)
+    if args.backbone and isinstance(model.backbone, InternImage):
+        backbone_weights(model.backbone, read_state_dict(args.backbone), args.backbone)
+    start_from_checkpoint(cfg, model)
     runner = build_runner(cfg)
     runner.register_hook(FineTuneHook())
     if cfg.optim_wrapper.type == 'CPUAmpOptimWrapper':

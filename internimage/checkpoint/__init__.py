@@ -12,6 +12,7 @@ from .fit import (
     check_state_dict,
     class_layers,
     fit_for_fine_tuning,
+    is_whole_model,
     load_checkpoint_strict,
     load_pretrained_backbone,
 )
@@ -26,6 +27,7 @@ __all__ = [
     'convert_checkpoint',
     'dataset_meta',
     'fit_for_fine_tuning',
+    'is_whole_model',
     'load_checkpoint_strict',
     'load_pretrained_backbone',
     'official_to_ours',

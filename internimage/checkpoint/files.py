@@ -113,11 +113,19 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
 
 
 def dataset_meta(checkpoint: Mapping) -> dict:
-    """`classes` and `palette` that a checkpoint names, as lists; without those it does not name."""
+    """`classes` (a list of names) and `palette` (a list of RGB tuples) of a checkpoint, as far as it has them."""
     meta = checkpoint.get('meta') or {}
     meta = meta.get('dataset_meta') or meta  # OpenMMLab 2 wrote CLASSES and PALETTE into `meta` itself
-    known = {key.lower(): value for key, value in meta.items() if key.lower() in ('classes', 'palette')}
-    return {key: np.asarray(value).tolist() for key, value in known.items() if value is not None and len(value)}
+    found = {
+        key.lower(): value
+        for key, value in meta.items()
+        if key.lower() in ('classes', 'palette') and value is not None and len(value)
+    }
+    known = {'classes': list(found['classes'])} if 'classes' in found else {}
+    palette = found.get('palette')
+    if palette is not None:  # mmdet knows some by name
+        known['palette'] = palette if isinstance(palette, str) else [tuple(map(int, color)) for color in palette]
+    return known
 
 
 def local_path(path) -> Path:

@@ -1,7 +1,7 @@
 """Does a checkpoint fit a model? Loaded completely or not at all, with what is left out or kept named."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -9,10 +9,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..configuration import CLASS_COUNTS, dicts
 from .files import CheckpointError, read_checkpoint, read_state_dict
-
-# How OpenMMLab's heads call the number of classes.
-CLASS_COUNTS = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
 
 
 def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], path) -> None:
@@ -114,7 +112,7 @@ def class_layers(model: dict) -> set[str]:
     Found by building the model with one class more, so that it holds for any head.
     """
     more = copy.deepcopy(model)
-    for node in _dicts(more):
+    for node in dicts(more):
         for key in CLASS_COUNTS & node.keys():
             node[key] += 1
     shapes = build_on_meta(more).state_dict()
@@ -164,12 +162,3 @@ def _unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
-
-
-def _dicts(node) -> Iterator[dict]:
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)
