@@ -46,14 +46,16 @@ def main() -> None:
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_option in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(gpu_option, None)
-    if args.resume:
+    resume_from = find_latest_checkpoint(cfg.work_dir) if args.resume == 'latest' else args.resume
+    if resume_from:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'latest' else args.resume
+        cfg.load_from = resume_from
     if args.load_from:
         cfg.load_from = args.load_from
     if args.backbone:
         prefix = dict(prefix='backbone.') if is_whole_model(read_state_dict(args.backbone)) else {}
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
+        cfg.load_from = None
 
     check_data(cfg, 'train', 'val')
     model = build_model(cfg)
@@ -74,7 +76,7 @@ def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
     FineTuneHook; everything else must fit. Either brings a backbone, so that an `init_cfg` has nothing to add.
     """
     path = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
-    if path is None:
+    if path is None or ('://' in path and not path.startswith('http')):  # mmengine's own stores: checked when loaded
         return
     checkpoint = read_checkpoint(path)
     if cfg.get('resume'):

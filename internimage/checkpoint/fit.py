@@ -125,31 +125,23 @@ def class_layers(model: dict) -> set[str]:
 
 def fit_for_fine_tuning(
     model: nn.Module, weights: Mapping[str, Tensor], names: Iterable[str], path
-) -> dict[str, Tensor]:
-    """The weights of the file `path` for a training of `model` on other classes, and says what starts anew.
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights of the file `path` for a training of `model` on other classes.
 
     Entries among `names` (`class_layers`) whose shape differs keep what the model has; all others must fit.
 
     Returns:
-        weights that `model` loads without anything missing, unexpected or of another shape.
+        weights that `model` loads without anything missing, unexpected or of another shape; and what starts anew, a
+        text with both shapes for each.
 
     Raises:
         CheckpointError: as `check_state_dict`.
     """
     own = _unwrap(model).state_dict()
-    anew = {
-        name: own[name] for name in own if name in names and name in weights and weights[name].shape != own[name].shape
-    }
-    fitting = {**weights, **anew}
+    anew = [name for name in own if name in names and name in weights and weights[name].shape != own[name].shape]
+    fitting = {**weights, **{name: own[name] for name in anew}}
     check_state_dict(model, fitting, path)
-    if anew:
-        listed = ', '.join(f'{name} {tuple(x.shape)}, was {tuple(weights[name].shape)}' for name, x in anew.items())
-        print_log(
-            f'{len(fitting) - len(anew)} of {len(fitting)} entries loaded from {path}; the number of classes differs, '
-            f'so {len(anew)} start anew: {listed}',
-            logger='current',
-        )
-    return fitting
+    return fitting, [f'{name} {tuple(own[name].shape)}, was {tuple(weights[name].shape)}' for name in anew]
 
 
 def is_whole_model(weights: Mapping[str, Tensor]) -> bool:

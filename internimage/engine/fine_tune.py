@@ -18,7 +18,13 @@ class FineTuneHook(Hook):
     priority = 'VERY_HIGH'  # before hooks that copy the weights, such as EMAHook
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not runner._resume:
-            names = class_layers(runner.cfg.model)
-            path = runner._load_from
-            checkpoint['state_dict'] = fit_for_fine_tuning(runner.model, checkpoint['state_dict'], names, path)
+        if runner._resume:
+            return
+        path, names = runner._load_from, class_layers(runner.cfg.model)
+        weights, anew = fit_for_fine_tuning(runner.model, checkpoint['state_dict'], names, path)
+        checkpoint['state_dict'] = weights
+        if anew:
+            runner.logger.info(
+                f'{len(weights) - len(anew)} of {len(weights)} entries loaded from {path}; the number of classes '
+                f'differs, so {len(anew)} start anew: {", ".join(anew)}'
+            )
