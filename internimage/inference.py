@@ -26,7 +26,8 @@ from mmseg.models import BaseSegmentor
 from mmseg.visualization import SegLocalVisualizer
 from torch import nn
 
-from .checkpoint import load_checkpoint_strict
+from .checkpoint import dataset_meta, load_checkpoint_strict
+from .configuration import apply_classes, leaf_datasets
 
 
 class ImageError(ValueError):
@@ -43,12 +44,11 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
         CheckpointError: the file is missing, not a checkpoint, or of another model.
     """
     cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
+    apply_classes(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
-        meta = load_checkpoint_strict(model, checkpoint).get('meta', {})
-        meta = meta.get('dataset_meta', meta)  # OpenMMLab 2 wrote CLASSES and PALETTE into `meta` itself
-        meta = {key.lower(): value for key, value in meta.items() if key.lower() in ('classes', 'palette') and value}
-        dataset = _innermost(cfg.test_dataloader.dataset)
+        meta = dataset_meta(load_checkpoint_strict(model, checkpoint))
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))  # of several: they share classes and pipeline
         if 'classes' not in meta:
             meta = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
         load, *transforms = dataset.pipeline
@@ -170,10 +170,3 @@ def _run_lengths(masks) -> list[dict]:
 
 def _as_array(image) -> np.ndarray:
     return image if isinstance(image, np.ndarray) else read_image(image)
-
-
-def _innermost(dataset: Config) -> Config:
-    """The data set inside wrappers such as ConcatDataset; of several the first, they share classes and pipeline."""
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return dataset

@@ -1,18 +1,33 @@
 """Checkpoints: read safely, loaded completely or not at all, refused with one clear error."""
 
 import collections
+import json
 import os
 import pickle
 import re
+import resource
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 from torch import nn
 
-from internimage.checkpoint import CheckpointError, load_checkpoint_strict, read_checkpoint, read_state_dict
+from internimage.checkpoint import (
+    CheckpointError,
+    convert_checkpoint,
+    dataset_meta,
+    load_checkpoint_strict,
+    read_checkpoint,
+    read_state_dict,
+    write_checkpoint,
+)
 
 
 def small_model() -> nn.Module:
@@ -86,6 +101,31 @@ def test_an_unsafe_file_is_refused_by_the_name_of_the_class(file, zipped):
     assert not os.path.exists('/tmp/internimage-was-hacked')
 
 
+def test_an_unsafe_file_says_how_to_allow_its_class(file):
+    class Strange:
+        pass
+
+    Strange.__module__, Strange.__qualname__ = 'strange_package', 'Strange'
+    module = types.ModuleType('strange_package')
+    module.Strange = Strange
+    sys.modules['strange_package'] = module
+    try:
+        torch.save({'state_dict': {'a': torch.ones(1)}, 'x': Strange()}, file)
+        with pytest.raises(CheckpointError, match=r'add_safe_globals\(\[strange_package.Strange\]\)'):
+            read_checkpoint(file)
+        with torch.serialization.safe_globals([Strange]):
+            assert isinstance(read_checkpoint(file)['x'], Strange)
+    finally:
+        del sys.modules['strange_package']
+
+
+def test_mmengine_does_not_fall_back_to_unsafe_loading(file):
+    torch.save({'state_dict': {'a': torch.ones(1)}, 'x': Dangerous()}, file)
+    with pytest.raises(CheckpointError, match='is not safe to load'):
+        CheckpointLoader.load_checkpoint(str(file))
+    assert not os.path.exists('/tmp/internimage-was-hacked')
+
+
 def test_getattr_is_no_way_around(file):
     class Lookup:
         def __reduce__(self):
@@ -99,8 +139,8 @@ def test_getattr_is_no_way_around(file):
 def test_a_file_that_does_not_exist(file):
     with pytest.raises(CheckpointError, match=r'checkpoint .*weights\.pth does not exist'):
         read_checkpoint(file)
-    with pytest.raises(CheckpointError, match='does not exist'):
-        read_checkpoint(file.parent)  # a folder
+    with pytest.raises(CheckpointError, match='is a folder without model.safetensors or pytorch_model.bin'):
+        read_checkpoint(file.parent)
 
 
 @pytest.mark.parametrize('content', [b'', b'<!DOCTYPE html>', b'hello world', pickle.dumps([1, 2])])
@@ -162,3 +202,226 @@ def test_a_wrapped_model_takes_the_names_of_the_model_inside(file):
     wrapped.module = small_model()
     load_checkpoint_strict(wrapped, file)
     assert torch.equal(wrapped.module[0].weight, model[0].weight)
+
+
+# Other forms
+
+
+def same(state_dict, model) -> bool:
+    own = model.state_dict()
+    return state_dict.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in state_dict.items())
+
+
+def test_safetensors_with_classes(file):
+    model, path = small_model(), file.with_suffix('.safetensors')
+    meta = {'dataset_meta': {'classes': ('a', 'b'), 'palette': [[0, 0, 0], [9, 9, 9]]}, 'seed': np.int64(3)}
+    write_checkpoint(path, model.state_dict(), meta)
+    read = read_checkpoint(path)
+    assert same(read['state_dict'], model)
+    assert dataset_meta(read) == {'classes': ['a', 'b'], 'palette': [(0, 0, 0), (9, 9, 9)]}
+
+
+def test_tensors_that_share_memory_are_written_as_two(file):
+    shared = torch.arange(6.0)
+    path = file.with_suffix('.safetensors')
+    write_checkpoint(path, {'a': shared, 'b': shared.view(2, 3).T})
+    read = read_state_dict(path)
+    assert torch.equal(read['a'], shared) and torch.equal(read['b'], shared.view(2, 3).T)
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.module.', 'module.model.', 'internimage.'])
+def test_prefixes_of_wrappers(file, prefix):
+    torch.save({'state_dict': {prefix + name: value for name, value in small_model().state_dict().items()}}, file)
+    assert same(read_state_dict(file), small_model())
+
+
+def test_a_prefix_that_not_all_names_have_is_a_name(file):
+    torch.save({'model.weight': torch.ones(1), 'head.weight': torch.ones(1)}, file)
+    assert set(read_state_dict(file)) == {'model.weight', 'head.weight'}
+
+
+class TestAverages:
+    plain = {'a.b': torch.zeros(1)}
+    average = {'a.b': torch.ones(1)}
+
+    @pytest.mark.parametrize('key', ['state_dict_ema', 'model_ema', 'ema_state_dict'])
+    def test_alone_they_are_the_weights(self, file, key):
+        torch.save({key: {'steps': torch.tensor(5), 'module.a.b': torch.ones(1)}, 'epoch': 1}, file)
+        assert read_checkpoint(file)['epoch'] == 1
+        assert read_state_dict(file) == {'a.b': torch.ones(1)}
+
+    @pytest.mark.parametrize('keys', [('state_dict', 'state_dict_ema'), ('model', 'model_ema')])
+    def test_beside_others_they_are_taken_on_request(self, file, keys):
+        torch.save(dict(zip(keys, (self.plain, self.average), strict=True)), file)
+        assert read_checkpoint(file)['state_dict'] == self.plain
+        assert read_checkpoint(file, ema=True)['state_dict'] == self.average
+
+    def test_mmengine_keeps_them_in_place_of_the_weights(self, file):
+        torch.save({'state_dict': self.average, 'ema_state_dict': {'steps': torch.tensor(5), **self.plain}}, file)
+        for ema in (False, True):
+            assert read_checkpoint(file, ema=ema)['state_dict'] == self.average
+        assert 'steps' in read_checkpoint(file)['ema_state_dict']  # for EMAHook, which goes on with it
+
+    def test_mmcv_kept_a_second_set_as_buffers(self, file):
+        torch.save({'state_dict': {'a.b': torch.ones(1), 'ema_a_b': torch.zeros(1), 'ema_c': torch.ones(2)}}, file)
+        assert set(read_state_dict(file)) == {'a.b', 'ema_c'}
+
+    def test_none_there(self, file):
+        torch.save({'state_dict': self.plain}, file)
+        with pytest.raises(CheckpointError, match='holds no averaged weights: none of state_dict_ema, '):
+            read_checkpoint(file, ema=True)
+
+
+def test_deepspeed_and_the_settings_of_official_classification(file):
+    """The latter are of a class of yacs, which need not be installed."""
+    module = types.ModuleType('yacs.config')
+    module.CfgNode = type('CfgNode', (dict,), {'__module__': 'yacs.config', '__qualname__': 'CfgNode'})
+    sys.modules.update({'yacs': types.ModuleType('yacs'), 'yacs.config': module})
+    try:
+        settings = module.CfgNode(DATA=module.CfgNode(IMG_SIZE=224))
+        settings.__dict__['__immutable__'] = True
+        torch.save({'module': small_model().state_dict(), 'config': settings}, file)
+    finally:
+        del sys.modules['yacs.config'], sys.modules['yacs']
+    read = read_checkpoint(file)
+    assert same(read['state_dict'], small_model())
+    assert read['config'] == {'DATA': {'IMG_SIZE': 224}}
+
+
+class TestHuggingFace:
+    """Folders as `save_pretrained` of the official repositories writes them."""
+
+    weights = {
+        'model.patch_embed.conv1.weight': torch.ones(2),
+        'model.levels.0.blocks.0.layer_scale1': torch.ones(3),
+        'model.levels.0.blocks.0.layer_scale2': torch.ones(4),
+    }
+    ours = {'patch_embed.conv1.weight': 2, 'levels.0.blocks.0.gamma1': 3, 'levels.0.blocks.0.gamma2': 4}
+
+    def check(self, folder):
+        (folder / 'config.json').write_text(json.dumps({'model_type': 'internimage'}))
+        read = read_checkpoint(folder)
+        assert {name: len(value) for name, value in read['state_dict'].items()} == self.ours
+        assert read['config'] == {'model_type': 'internimage'}
+
+    def test_safetensors(self, tmp_path):
+        save_file(self.weights, tmp_path / 'model.safetensors', {'format': 'pt'})
+        self.check(tmp_path)
+
+    def test_pytorch(self, tmp_path):
+        torch.save(self.weights, tmp_path / 'pytorch_model.bin')
+        self.check(tmp_path)
+
+    @pytest.mark.parametrize('index', ['model.safetensors', 'pytorch_model.bin'])
+    def test_shards(self, tmp_path, index):
+        stem, suffix = index.split('.')
+        shards = {}
+        for number, (name, value) in enumerate(self.weights.items()):
+            shards[name] = f'{stem}-{number}.{suffix}'
+            save = save_file if suffix == 'safetensors' else torch.save
+            save({name: value}, tmp_path / shards[name])
+        (tmp_path / f'{index}.index.json').write_text(json.dumps({'weight_map': shards}))
+        self.check(tmp_path)
+        (tmp_path / shards['model.patch_embed.conv1.weight']).unlink()
+        with pytest.raises(CheckpointError, match=r'-0\.\w+ does not exist'):
+            read_checkpoint(tmp_path)
+
+    def test_an_index_leads_nowhere_else(self, tmp_path):
+        index = tmp_path / 'model.safetensors.index.json'
+        index.write_text(json.dumps({'weight_map': {'a': '../other.safetensors'}}))
+        with pytest.raises(CheckpointError, match='not a file of its folder'):
+            read_checkpoint(tmp_path)
+        index.write_text('{')
+        with pytest.raises(CheckpointError, match='index.json cannot be read'):
+            read_checkpoint(tmp_path)
+
+    def test_a_broken_file(self, tmp_path):
+        (tmp_path / 'model.safetensors').write_bytes(b'abc')
+        with pytest.raises(CheckpointError, match='not a checkpoint or is cut short'):
+            read_checkpoint(tmp_path)
+
+
+# Reading and writing
+
+
+def test_a_file_without_read_permission(file, monkeypatch):
+    torch.save(small_model().state_dict(), file)
+    file.chmod(0)
+    if os.access(file, os.R_OK):  # root reads everything
+
+        def refuse(self, *args):
+            raise PermissionError(13, 'Permission denied', str(self))
+
+        monkeypatch.setattr(type(file), 'open', refuse)
+    with pytest.raises(CheckpointError, match=r'weights\.pth cannot be read: Permission denied'):
+        read_checkpoint(file)
+
+
+@pytest.fixture
+def disk_full():
+    """No file can grow beyond 100 kB; the system call that writes more fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_nothing_is_left_when_the_disk_is_full(file, suffix, disk_full):
+    target = file.with_suffix(suffix)
+    write_checkpoint(target, {'a': torch.ones(1)})
+    with pytest.raises(CheckpointError, match=rf'weights\{suffix} cannot be written: .*') as caught:
+        write_checkpoint(target, {'a': torch.zeros(100_000)})
+    assert '\n' not in str(caught.value)
+    assert [path.name for path in file.parent.iterdir()] == [target.name]
+    assert torch.equal(read_state_dict(target)['a'], torch.ones(1))
+
+
+def test_what_cannot_be_written(file):
+    for path, message in [(file.with_suffix('.bin'), 'must end in .pth or .safetensors'), ('/proc/w.pth', 'cannot be')]:
+        with pytest.raises(CheckpointError, match=message):
+            write_checkpoint(path, {'a': torch.ones(1)})
+
+
+def test_converting_to_the_same_file(file):
+    torch.save({'state_dict': {'module.a': torch.ones(50_000)}, 'optimizer': {'state': 1}}, file)
+    assert convert_checkpoint(file, file) == 1
+    assert torch.equal(read_state_dict(file)['a'], torch.ones(50_000))
+    assert 'optimizer' not in read_checkpoint(file)
+
+
+MEASURE = """
+import re, sys, torch
+from pathlib import Path
+from internimage.checkpoint import load_checkpoint_strict, read_checkpoint
+
+def private():
+    return int(re.search(r'RssAnon:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024
+
+model = torch.nn.Linear(8192, 4096, bias=False)  # 128 MB
+torch.nn.init.zeros_(model.weight)
+start = private()
+checkpoint = read_checkpoint(sys.argv[1])
+print(private() - start)
+load_checkpoint_strict(model, sys.argv[1])
+print(private() - start, model.weight.sum().item() == 8192 * 4096)
+"""
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_weights_are_never_twice_in_memory(file, suffix):
+    """Read, they are pages of the file; loaded, they are in the model alone."""
+    path = file.with_suffix(suffix)
+    write_checkpoint(path, {'weight': torch.ones(4096, 8192)})
+    done = subprocess.run([sys.executable, '-c', MEASURE, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    read, loaded, same = done.stdout.split()[-3:]
+    assert int(read) < 16 and int(loaded) < 16 and same == 'True', done.stdout  # MB
+
+
+def test_an_optimizer_does_not_hang_on_the_file(file):
+    torch.save({'state_dict': {'a': torch.ones(1)}, 'optimizer': {'state': {0: {'m': torch.ones(50_000)}}}}, file)
+    read = CheckpointLoader.load_checkpoint(str(file))
+    with file.open('r+b') as content:
+        content.truncate(0)
+    assert read['optimizer']['state'][0]['m'].sum() == 50_000

@@ -10,11 +10,12 @@ from pathlib import Path
 import mmengine
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, RUNNERS, DefaultScope
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.registry import DATASETS, RUNNERS, DefaultScope
+from mmengine.runner import Runner
 from torch import nn
 
-from internimage.checkpoint import CheckpointError, read_checkpoint
+from internimage.checkpoint import CheckpointError, build_on_meta
+from internimage.configuration import apply_classes, dicts, leaf_datasets
 from internimage.inference import ImageError
 
 # Data sets that write their own files on first use.
@@ -57,6 +58,8 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
         cfg.merge_from_dict(options)
     except (SyntaxError, NameError, FileNotFoundError, KeyError, TypeError) as error:
         raise UserError(f'config {path}: {type(error).__name__}: {error}') from error
+    with blame(f'config {path}'):
+        apply_classes(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     return cfg
@@ -64,23 +67,23 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
 
 def _move_data(cfg: Config, old: str, new: str) -> None:
     """`--cfg-options data_root=...` moves every path in the config that starts with the old root."""
-    for node in _dicts(cfg._cfg_dict):
+    for node in dicts(cfg._cfg_dict):
         for key, value in node.items():
             if isinstance(value, str) and value.startswith(old):
                 node[key] = os.path.join(new, value.removeprefix(old).lstrip('/'))
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The config's model, before anything is written: whatever is wrong with its options shows here."""
-    for node in _dicts(cfg.model):
+    """The config's model without memory for weights, before anything is written: whatever is wrong with its options
+    shows here."""
+    for node in dicts(cfg.model):
         file = node.get('checkpoint') if node.get('type') == 'Pretrained' else None
-        if file and '://' not in file and not Path(file).expanduser().is_file():
+        if file and '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'config {cfg.filename}: checkpoint {file} of init_cfg does not exist')
-    model = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with _scope(cfg), blame(f'config {cfg.filename}: model'):
-        return MODELS.build(model)
+    if 'data_preprocessor' in cfg:  # as mmengine's Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with scope(cfg), blame(f'config {cfg.filename}: model'):
+        return build_on_meta(cfg.model)
 
 
 def check_data(cfg: Config, *splits: str) -> None:
@@ -94,11 +97,11 @@ def check_data(cfg: Config, *splits: str) -> None:
             continue
         where = f'config {cfg.filename}: {split}_dataloader'
         generated = False
-        for leaf in _leaves(loader.dataset):
+        for leaf in leaf_datasets(loader.dataset):
             if str(leaf.get('type')).split('.')[-1] in SELF_GENERATING:
                 generated = True
                 continue
-            with _scope(cfg), blame(where):
+            with scope(cfg), blame(where):
                 dataset = DATASETS.build({**copy.deepcopy(leaf), 'lazy_init': True})
             _check_path(dataset.data_root, f'{where}: data_root {dataset.data_root}')
             for path in (dataset.ann_file, *dataset.data_prefix.values()):
@@ -117,12 +120,6 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-@CheckpointLoader.register_scheme('', force=True)
-def load_from_local(filename, map_location=None):
-    """mmengine reads local checkpoints through here: never falling back to running what a file holds."""
-    return read_checkpoint(filename, map_location)
-
-
 def write_whole(content, path: Path) -> None:
     """Writes `content` to a .json or .pkl file: all of it or, when interrupted, nothing under that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,25 +134,6 @@ def _check_path(path: str | None, what: str) -> None:
         raise UserError(f'{what} does not exist' + ('' if os.path.isabs(path) else f' in {os.getcwd()}'))
 
 
-def _scope(cfg: Config):
+def scope(cfg: Config):
+    """In which registries (mmdet's, mmseg's) the types of the config are looked up first."""
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-
-
-def _leaves(dataset: dict) -> Iterator[dict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    if inner is None:
-        yield dataset
-    else:
-        for child in inner:
-            yield from _leaves(child)
-
-
-def _dicts(node) -> Iterator[dict]:
-    """Every dict in a config, the outer ones first."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)

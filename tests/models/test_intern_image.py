@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from internimage.checkpoint import CheckpointError
+from internimage.checkpoint import CheckpointError, backbone_weights
 from internimage.models import VARIANTS, InternImage, build_variant
 from ops_dcnv3 import DCNv3
 
@@ -196,7 +196,7 @@ class TestPretrained:
     @pytest.fixture
     def log(self, monkeypatch):
         lines = []
-        monkeypatch.setattr('internimage.checkpoint.print_log', lambda message, **_: lines.append(message))
+        monkeypatch.setattr('internimage.checkpoint.fit.print_log', lambda message, **_: lines.append(message))
         return lines
 
     def build(self, path, **options):
@@ -209,6 +209,10 @@ class TestPretrained:
         weights = torch.load(imagenet)['model']
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
         assert 'not used: conv_head.0.weight, head.weight, head.bias' in log[0]
+
+    def test_a_deeper_models_file_is_refused(self, imagenet):
+        with pytest.raises(CheckpointError, match=r'unexpected: levels\.2\.blocks\.1\.norm1'):
+            self.build(imagenet, depths=(1, 1, 1, 1))
 
     def test_layer_scale_of_one_may_be_missing(self, imagenet, log):
         """InternImage-T: no layer scale in its ImageNet model, layer_scale=1.0 in its detectors."""
@@ -230,6 +234,17 @@ class TestPretrained:
         with pytest.raises(CheckpointError, match=message):
             model.init_weights()
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    @pytest.mark.parametrize('variant', ['t', 's', 'b', 'l', 'xl', 'h', 'g'])
+    def test_official_files_fit(self, data, variant):
+        """By names and shapes alone; H and G bring a CLIP projector, and T has no layer scale in its ImageNet form."""
+        shapes = official(data, variant)['state_dict']
+        weights = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
+        with torch.device('meta'):
+            backbone = build_variant(variant, **(dict(layer_scale=1.0) if variant == 't' else {}))
+        left_out = weights.keys() - backbone_weights(backbone, weights, variant)
+        clip = {'clip_projector', 'dcnv3_head_x3', 'dcnv3_head_x4', 'fc_norm'}
+        assert {name.split('.')[0] for name in left_out} == {'head', *(clip if variant in 'hg' else {'conv_head'})}
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(CheckpointError, match='does not exist'):

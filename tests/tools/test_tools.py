@@ -229,6 +229,61 @@ def test_amp_trains_in_bfloat16_on_the_cpu(trained, outside, monkeypatch):
     assert all(value.isfinite().all() for value in weights.values())
 
 
+def test_fine_tuning_on_other_classes(trained, data_root, outside, capfd, tmp_path_factory):
+    """`classes`, in one place, and the checkpoint of a model with two classes."""
+    task, _, work = trained
+    classes = ('light',) if task == 'detector' else ('dark', 'light', 'neither')
+    config = write_config(tmp_path_factory.mktemp('config'), task, data_root, f'\nclasses = {classes}\n')
+    line = fails(capfd, outside, 'test', config, work / 'epoch_1.pth')
+    assert 'of another shape: ' in line and '(the model has (' in line
+
+    still = ('--cfg-options', 'optim_wrapper.optimizer.lr=0.0')
+    assert call('train', config, '--load-from', work / 'epoch_1.pth', '--work-dir', outside / 'work', *still) == 0
+    log = next((outside / 'work').glob('*/*.log')).read_text()
+    layers = ('fc_cls', 'fc_reg', 'conv_logits') if task == 'detector' else ('conv_seg',)
+    assert f'{2 * len(layers)} start anew: ' in log and 'do not match exactly' not in log
+    before, after = (
+        torch.load(path, weights_only=False) for path in (work / 'epoch_1.pth', outside / 'work/epoch_1.pth')
+    )
+    assert after['meta']['dataset_meta']['classes'] == classes
+    for name, value in before['state_dict'].items():
+        other = after['state_dict'][name]
+        if any(layer in name for layer in layers):
+            assert other.shape != value.shape
+        elif 'running_' not in name and 'num_batches' not in name:
+            assert torch.equal(other, value), name
+    assert call('test', config, outside / 'work' / 'epoch_1.pth', '--work-dir', outside / 'test') == 0
+
+
+def test_starting_from_a_backbone(trained, outside, capfd):
+    _, config, work = trained
+    weights = torch.load(work / 'epoch_1.pth', weights_only=False)['state_dict']
+    weights = {name: value for name, value in weights.items() if name.startswith('backbone.')}
+    torch.save({'state_dict': {**weights, 'head.weight': torch.ones(1)}}, outside / 'other.pth')
+    capfd.readouterr()
+    line = fails(capfd, outside, 'train', config, '--load-from', 'other.pth')
+    assert 'missing' in line and line.endswith('its backbone alone: --backbone other.pth')
+    still = ('--cfg-options', 'optim_wrapper.optimizer.lr=0.0')
+    assert call('train', config, '--backbone', 'other.pth', '--work-dir', outside / 'work', *still) == 0
+    after = torch.load(outside / 'work' / 'epoch_1.pth', weights_only=False)['state_dict']
+    same = [name for name in weights if 'running_' not in name and 'num_batches' not in name]
+    assert all(torch.equal(after[name], weights[name]) for name in same)
+    assert 'nowhere.pth does not exist' in fails(capfd, outside, 'train', config, '--backbone', 'nowhere.pth')
+
+
+def test_convert_checkpoint(trained, outside, capsys):
+    task, config, work = trained
+    assert call('convert_checkpoint', work / 'epoch_1.pth', 'sub/w.safetensors', '--config', config) == 0
+    assert 'sub/w.safetensors: 1' in capsys.readouterr().out
+    assert call('test', config, 'sub/w.safetensors', '--work-dir', outside / 'work') == 0
+    assert call('convert_checkpoint', 'sub/w.safetensors', 'official.pth', '--to', 'official') == 0
+    assert torch.load('official.pth')['meta']['CLASSES'] == ['dark', 'light']
+    torch.save({'state_dict': {'backbone.other': torch.ones(1)}}, 'other.pth')
+    line = fails(capsys, outside, 'convert_checkpoint', 'other.pth', 'new.pth', '--config', config)
+    assert 'checkpoint other.pth is of another model' in line
+    assert 'must end in .pth or .safetensors' in fails(capsys, outside, 'convert_checkpoint', 'other.pth', 'new.bin')
+
+
 def test_test_writes_metrics_predictions_and_drawings(trained, outside, capfd):
     task, config, work = trained
     out, drawn = outside / 'sub' / 'predictions.json', outside / 'drawn'
