@@ -16,6 +16,7 @@ Conventions, those of the published tables:
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -76,7 +77,9 @@ class Complexity:
                 label = '  ' * level + name.rpartition('.')[2] if name else self.model
                 rows.append((label, si(cost.parameters), si(cost.flops), mib(cost.activations)))
         memory = [(f'memory, {self.shape[0]}x{self.shape[1]}, batch 1', 'float32')]
-        memory += [(f'  {name}', mib(size)) for name, size in [*self.memory.items(), ('sum', sum(self.memory.values()))]]
+        memory += [
+            (f'  {name}', mib(size)) for name, size in [*self.memory.items(), ('sum', sum(self.memory.values()))]
+        ]
         return f'{_aligned(rows)}\n\n{_aligned(memory)}'
 
     def to_json(self) -> str:
@@ -114,17 +117,18 @@ def count(build: Callable[[], nn.Module], shape: tuple[int, int], optimizer: dic
     with ExitStack() as stack:
         for target, name, substitute in _SUBSTITUTES:
             stack.enter_context(patch.object(target, name, substitute))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')  # copy.deepcopy of a layer does
         stack.enter_context(_FakeTensors())
-        network = _Network(revert_sync_batchnorm(build())).eval()
-        counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=_formulas()))
-        activations = {}
-        stack.enter_context(_saved_tensors(network, counter, activations))
+        counter, activations = FlopCounterMode(display=False, custom_mapping=_formulas()), {}
         try:
-            network(torch.empty(1, 3, *shape))
+            network = _Network(revert_sync_batchnorm(build())).eval()
+            with counter, _saved_tensors(network, counter, activations):
+                network(torch.empty(1, 3, *shape))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise ValueError(
-                f'{type(network.model).__name__} cannot be counted: its control flow or a shape depends on the values of '
-                f'a tensor, and counting has none ({error.func})'
+                'this model cannot be counted: its control flow or a shape depends on the values of a tensor, and '
+                f'counting has none ({error.func})'
             ) from error
     flops = {name: sum(by_op.values()) // 2 for name, by_op in counter.get_flop_counts().items()}
     modules = {}
@@ -145,6 +149,9 @@ class _FakeTensors(FakeTensorMode):
     def may_turn_const(self, t: Tensor) -> bool:
         return t.numel() <= 1024 and not self.is_our_fake(t) and t.device.type != 'meta'
 
+    def __deepcopy__(self, memo):
+        return self  # of a tensor or module that is copied, not a second world of tensors
+
 
 class _Network(nn.Module):
     """A model with the forward pass that counts."""
@@ -156,7 +163,12 @@ class _Network(nn.Module):
     def forward(self, image: Tensor):
         model, shape = self.model, tuple(image.shape[-2:])
         meta = dict(
-            img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), flip=False
+            img_shape=shape,
+            ori_shape=shape,
+            pad_shape=shape,
+            batch_input_shape=shape,
+            scale_factor=(1.0, 1.0),
+            flip=False,
         )
         if isinstance(model, BaseSegmentor):
             return model.encode_decode(image, [meta])
@@ -250,6 +262,7 @@ def _modulated_deform_conv2d(input, offset, mask, weight, bias=None, stride=1, p
 
 
 _SUBSTITUTES = (
+    (torch, '_shape_as_tensor', lambda tensor: torch.tensor(tensor.shape)),
     (RoIAlign, 'forward', _roi_align),
     (SingleRoIExtractor, 'forward', _one_level),
     (deform_conv, 'deform_conv2d', _deform_conv2d),
@@ -317,5 +330,7 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
-        lines.append('  '.join([first.ljust(widths[0]), *(o.rjust(w) for o, w in zip(others, widths[1:], strict=True))]))
+        lines.append(
+            '  '.join([first.ljust(widths[0]), *(o.rjust(w) for o, w in zip(others, widths[1:], strict=True))])
+        )
     return '\n'.join(lines)
