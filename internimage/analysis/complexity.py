@@ -44,7 +44,7 @@ PROPOSALS, MASK_PROPOSALS = 1000, 100
 
 @dataclass(frozen=True)
 class Cost:
-    """``parameters``: numbers. ``flops``: multiply-adds of one forward pass. ``activations``: bytes kept for backward."""
+    """``parameters``: how many. ``flops``: of one forward pass. ``activations``: bytes kept by it for the backward."""
 
     parameters: int
     flops: int
@@ -77,9 +77,8 @@ class Complexity:
                 label = '  ' * level + name.rpartition('.')[2] if name else self.model
                 rows.append((label, si(cost.parameters), si(cost.flops), mib(cost.activations)))
         memory = [(f'memory, {self.shape[0]}x{self.shape[1]}, batch 1', 'float32')]
-        memory += [
-            (f'  {name}', mib(size)) for name, size in [*self.memory.items(), ('sum', sum(self.memory.values()))]
-        ]
+        sizes = {**self.memory, 'sum': sum(self.memory.values())}
+        memory += [(f'  {name}', mib(size)) for name, size in sizes.items()]
         return f'{_aligned(rows)}\n\n{_aligned(memory)}'
 
     def to_json(self) -> str:
@@ -162,14 +161,8 @@ class _Network(nn.Module):
 
     def forward(self, image: Tensor):
         model, shape = self.model, tuple(image.shape[-2:])
-        meta = dict(
-            img_shape=shape,
-            ori_shape=shape,
-            pad_shape=shape,
-            batch_input_shape=shape,
-            scale_factor=(1.0, 1.0),
-            flip=False,
-        )
+        meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+        meta.update(scale_factor=(1.0, 1.0), flip=False)
         if isinstance(model, BaseSegmentor):
             return model.encode_decode(image, [meta])
         if isinstance(model, TwoStageDetector):
@@ -327,10 +320,8 @@ def mib(size: int) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        lines.append(
-            '  '.join([first.ljust(widths[0]), *(o.rjust(w) for o, w in zip(others, widths[1:], strict=True))])
-        )
-    return '\n'.join(lines)
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join([label.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
+        for label, *cells in rows
+    )

@@ -16,7 +16,7 @@ NUM_CLASSES = 1000
 
 
 class ImageNetForm(InternImage):
-    """(N, 3, H, W) -> (N, 1000). T to XL: a 1x1 convolution to 1.5 times the channels, average pooling, a classifier."""
+    """(N, 3, H, W) -> (N, 1000). T to XL: a 1x1 convolution to 1.5 times the channels, average pooling, classifier."""
 
     def __init__(self, **options):
         super().__init__(**options)

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .complexity import Complexity, count, count_config, si
+from .complexity import Complexity, count, count_config
 from .imagenet import build_imagenet_form
 
 DETECTION_SHAPE = (800, 1280)
-METRICS = dict(box_ap='box AP', mask_ap='mask AP', miou_ss='mIoU', miou_ms='mIoU, multi-scale')
+METRICS = dict(box_ap='box AP', mask_ap='mask AP', miou_ss='mIoU', miou_ms='multi-scale')
 
-NOTE = """Parameters and FLOPs are counted by this project for an image of the size given, published ones in brackets; a
-multiply-add is one FLOP, and `python tools/analyze.py CONFIG --shape HEIGHT WIDTH` prints them for each module, with the
-memory that training needs. Published accuracy is that of the official models; a dash: not published.
+NOTE = """Parameters (millions) and FLOPs (billions, a multiply-add being one) are counted by this project for an image
+of the size given; published figures in brackets. `python tools/analyze.py CONFIG --shape HEIGHT WIDTH` prints them for
+each module, with the memory that training needs. Published accuracy is that of the official models; a dash: none.
 
-This page is written by `python tools/model_pages.py` from `configs/published_results.json` and the configs: do not edit it.
+This page is written by `python tools/model_pages.py` from `configs/published_results.json` and the configs.
 """
 
 
@@ -35,14 +35,14 @@ def model_page(folder: Path) -> str:
     """The text of the README.md of a folder of configs."""
     rows = [config_row(path) for path in sorted(folder.glob('*.py'))]
     title = published(folder.parent)['datasets'][folder.name]
-    return _page(title, ('config', 'model', 'published', 'parameters', 'FLOPs', 'image', 'starts from'), rows)
+    return _page(title, ('config', 'model', 'published', 'parameters, M', 'FLOPs, G', 'image', 'starts from'), rows)
 
 
 def backbone_page(configs: Path) -> str:
     """The text of the README.md of the backbones."""
     rows = [backbone_row(configs, name) for name in published(configs)['imagenet']]
-    columns = ('backbone', 'published ImageNet top-1', 'parameters, alone', 'parameters', 'FLOPs', 'image')
-    intro = 'The published models. With their ImageNet classification heads, except where it says alone.\n\n'
+    columns = ('backbone', 'ImageNet top-1', 'parameters, M', 'with head', 'FLOPs, G', 'image')
+    intro = 'The published models; FLOPs are those of the ImageNet form, with its classification head.\n\n'
     return _page('InternImage backbones', columns, rows, intro)
 
 
@@ -81,13 +81,11 @@ def _count(model: str, scope: str, shape: tuple[int, int]) -> Complexity:
 def backbone_row(configs: Path, name: str) -> tuple[str, ...]:
     known = published(configs)['imagenet'][name]
     cost = backbone_cost(configs, name)
-    head = sum(
-        part.parameters for key, part in cost.modules.items() if '.' not in key and key and not _is_backbone(key)
-    )
+    alone = sum(cost.modules[part].parameters for part in ('patch_embed', 'levels'))
     return (
         f'[InternImage-{name.upper()}](internimage_{name}.py)',
         str(known['top1']),
-        si(cost.total.parameters - head),
+        f'{alone / 1e6:.1f}',
         *_counted(cost, known),
         _size(cost.shape),
     )
@@ -99,16 +97,12 @@ def backbone_cost(configs: Path, name: str) -> Complexity:
     return count(lambda: build_imagenet_form(name), (published(configs)['imagenet'][name]['resolution'],) * 2)
 
 
-def _is_backbone(module: str) -> bool:
-    return module in ('patch_embed', 'levels')
-
-
 def _counted(cost: Complexity, known: dict) -> tuple[str, str]:
-    parameters, flops = si(cost.total.parameters), si(cost.total.flops)
+    parameters, flops = f'{cost.total.parameters / 1e6:.1f}', f'{cost.total.flops / 1e9:.1f}'
     if 'params_m' in known:
-        parameters += f' ({si(1e6 * known["params_m"])})'
+        parameters += f' ({known["params_m"]})'
     if 'flops_g' in known:
-        flops += f' ({si(1e9 * known["flops_g"])})'
+        flops += f' ({known["flops_g"]})'
     return parameters, flops
 
 
@@ -120,7 +114,7 @@ def _link(checkpoint: str | None) -> str:
     if not checkpoint:
         return '-'
     name = checkpoint.rpartition('/')[2]
-    return f'[{name}]({checkpoint})' if '://' in checkpoint and not checkpoint.startswith('torchvision') else checkpoint
+    return f'[{name}]({checkpoint})' if checkpoint.startswith('http') else checkpoint
 
 
 def line(cells: tuple[str, ...]) -> str:
