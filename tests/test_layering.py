@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STACK = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'pycocotools'}
+STACK |= {'safetensors'}  # comes with timm
 ALLOWED = {
     'ops_dcnv3': {'torch', 'ops_dcnv3'},
     'internimage': STACK | {'ops_dcnv3', 'internimage'},

@@ -1,6 +1,8 @@
 import sys
 
-__all__ = ['ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
+from .segmentation import MapillaryCityscapesDataset, NYUDepthV2Dataset
+
+__all__ = ['MapillaryCityscapesDataset', 'NYUDepthV2Dataset', 'ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
 
 # `python -m internimage.datasets.shapes` runs that file as `__main__`: imported here too, it would register twice.
 if sys.argv[:1] != ['-m']:

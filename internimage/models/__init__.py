@@ -1,4 +1,6 @@
+from .dino import OfficialDINO
 from .intern_image import VARIANTS, InternImage, build_variant
+from .mask2former import OfficialMask2FormerHead
 from .mimic import MimicFasterRCNN, MimicRoIHead
 from .rfcn import RFCN, RFCNHead, RFCNRoIHead, SingleInputRPNHead
 from .roi_extractors import DeformRoIExtractor
@@ -10,6 +12,8 @@ __all__ = [
     'InternImage',
     'MimicFasterRCNN',
     'MimicRoIHead',
+    'OfficialDINO',
+    'OfficialMask2FormerHead',
     'RFCNHead',
     'RFCNRoIHead',
     'SingleInputRPNHead',
