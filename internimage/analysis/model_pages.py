@@ -33,9 +33,12 @@ def folders(configs: Path) -> list[Path]:
 
 def model_page(folder: Path) -> str:
     """The text of the README.md of a folder of configs."""
-    rows = [config_row(path) for path in sorted(folder.glob('*.py'))]
+    paths = sorted(folder.glob('*.py'))
+    rows = [config_row(path) for path in paths]
+    notes = [f'{path.stem}: {note}\n\n' for path in paths if (note := _known(path).get('note'))]
     title = published(folder.parent)['datasets'][folder.name]
-    return _page(title, ('config', 'model', 'published', 'parameters, M', 'FLOPs, G', 'image', 'starts from'), rows)
+    columns = ('config', 'model', 'published', 'parameters, M', 'FLOPs, G', 'image', 'starts from')
+    return _page(title, columns, rows, notes=''.join(notes))
 
 
 def backbone_page(configs: Path) -> str:
@@ -49,7 +52,7 @@ def backbone_page(configs: Path) -> str:
 def config_row(path: Path) -> tuple[str, ...]:
     """The cells of a config's row."""
     cfg = Config.fromfile(path)
-    known = published(path.parents[1])['configs'].get(f'{path.parent.name}/{path.stem}', {})
+    known = _known(path)
     cost = config_cost(path)
     accuracy = ', '.join(f'{label} {known[key]}' for key, label in METRICS.items() if key in known)
     head = cfg.model.get('decode_head')
@@ -67,9 +70,13 @@ def config_cost(path: Path) -> Complexity:
     """The cost of a config's model at the size of its published FLOPs; where these are none, detectors at 800x1280,
     segmentors at the size of their training crops."""
     cfg = Config.fromfile(path)
-    known = published(path.parents[1])['configs'].get(f'{path.parent.name}/{path.stem}', {})
+    known = _known(path)
     crop = cfg.model.get('data_preprocessor', {}).get('size') or DETECTION_SHAPE
     return _count(json.dumps(cfg.model.to_dict(), sort_keys=True), cfg.default_scope, tuple(known.get('shape', crop)))
+
+
+def _known(path: Path) -> dict:
+    return published(path.parents[1])['configs'].get(f'{path.parent.name}/{path.stem}', {})
 
 
 @cache
@@ -121,6 +128,6 @@ def line(cells: tuple[str, ...]) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _page(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], intro: str = '') -> str:
+def _page(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], intro: str = '', notes: str = '') -> str:
     table = [line(columns), '|---' * len(columns) + '|', *map(line, rows)]
-    return f'# {title}\n\n{intro}' + '\n'.join(table) + f'\n\n{NOTE}'
+    return f'# {title}\n\n{intro}' + '\n'.join(table) + f'\n\n{notes}{NOTE}'

