@@ -1,6 +1,8 @@
 import sys
 
-__all__ = ['ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
+from .lvis import LVISFasterDataset, LVISFasterMetric
+
+__all__ = ['LVISFasterDataset', 'LVISFasterMetric', 'ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
 
 # `python -m internimage.datasets.shapes` runs that file as `__main__`: imported here too, it would register twice.
 if sys.argv[:1] != ['-m']:

@@ -1,5 +1,5 @@
-# Cascade Mask R-CNN with an FPN: the Mask R-CNN with three box and mask heads, each trained on what overlaps the truth a
-# little more than for the one before.
+# Cascade Mask R-CNN with an FPN: the Mask R-CNN with three box and mask heads, each trained on what overlaps the truth
+# a little more than for the one before.
 _base_ = './mask_rcnn_fpn.py'
 
 ious = (0.5, 0.6, 0.7)
