@@ -26,7 +26,7 @@ from mmseg.models import BaseSegmentor
 from mmseg.visualization import SegLocalVisualizer
 from torch import nn
 
-from .checkpoint import load_checkpoint_strict
+from .checkpoint import dataset_meta, load_checkpoint_strict
 
 
 class ImageError(ValueError):
@@ -45,9 +45,7 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
     cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
-        meta = load_checkpoint_strict(model, checkpoint).get('meta', {})
-        meta = meta.get('dataset_meta', meta)  # OpenMMLab 2 wrote CLASSES and PALETTE into `meta` itself
-        meta = {key.lower(): value for key, value in meta.items() if key.lower() in ('classes', 'palette') and value}
+        meta = dataset_meta(load_checkpoint_strict(model, checkpoint))
         dataset = _innermost(cfg.test_dataloader.dataset)
         if 'classes' not in meta:
             meta = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo

@@ -10,11 +10,11 @@ from pathlib import Path
 import mmengine
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, RUNNERS, DefaultScope
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.registry import DATASETS, RUNNERS, DefaultScope
+from mmengine.runner import Runner
 from torch import nn
 
-from internimage.checkpoint import CheckpointError, read_checkpoint
+from internimage.checkpoint import CheckpointError, build_on_meta
 from internimage.inference import ImageError
 
 # Data sets that write their own files on first use.
@@ -71,16 +71,16 @@ def _move_data(cfg: Config, old: str, new: str) -> None:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The config's model, before anything is written: whatever is wrong with its options shows here."""
+    """The config's model without memory for weights, before anything is written: whatever is wrong with its options
+    shows here."""
     for node in _dicts(cfg.model):
         file = node.get('checkpoint') if node.get('type') == 'Pretrained' else None
-        if file and '://' not in file and not Path(file).expanduser().is_file():
+        if file and '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'config {cfg.filename}: checkpoint {file} of init_cfg does not exist')
-    model = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with _scope(cfg), blame(f'config {cfg.filename}: model'):
-        return MODELS.build(model)
+    if 'data_preprocessor' in cfg:  # as mmengine's Runner does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with scope(cfg), blame(f'config {cfg.filename}: model'):
+        return build_on_meta(cfg.model)
 
 
 def check_data(cfg: Config, *splits: str) -> None:
@@ -98,7 +98,7 @@ def check_data(cfg: Config, *splits: str) -> None:
             if str(leaf.get('type')).split('.')[-1] in SELF_GENERATING:
                 generated = True
                 continue
-            with _scope(cfg), blame(where):
+            with scope(cfg), blame(where):
                 dataset = DATASETS.build({**copy.deepcopy(leaf), 'lazy_init': True})
             _check_path(dataset.data_root, f'{where}: data_root {dataset.data_root}')
             for path in (dataset.ann_file, *dataset.data_prefix.values()):
@@ -117,12 +117,6 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-@CheckpointLoader.register_scheme('', force=True)
-def load_from_local(filename, map_location=None):
-    """mmengine reads local checkpoints through here: never falling back to running what a file holds."""
-    return read_checkpoint(filename, map_location)
-
-
 def write_whole(content, path: Path) -> None:
     """Writes `content` to a .json or .pkl file: all of it or, when interrupted, nothing under that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +131,8 @@ def _check_path(path: str | None, what: str) -> None:
         raise UserError(f'{what} does not exist' + ('' if os.path.isabs(path) else f' in {os.getcwd()}'))
 
 
-def _scope(cfg: Config):
+def scope(cfg: Config):
+    """In which registries (mmdet's, mmseg's) the types of the config are looked up first."""
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
 
 

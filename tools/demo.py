@@ -42,7 +42,7 @@ def main() -> None:
     rows, start = [], time.monotonic()
     for title, (name, metrics) in MODELS.items():
         config, folder = ROOT / 'configs' / 'demo' / f'{name}.py', out / name
-        start_from = ['--cfg-options', f'load_from={rows[-1][-1]}'] if rows else []
+        start_from = ['--backbone', rows[-1][-1]] if rows else []
         seconds = {}
         seconds['train'] = call(f'{title}: training', folder, 'train.py', config, '--work-dir', folder, *start_from)
         checkpoint = Path((folder / 'last_checkpoint').read_text())

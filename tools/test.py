@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
-from internimage.checkpoint import load_checkpoint_strict
+from internimage.checkpoint import check_state_dict, read_state_dict
 from internimage.inference import describe
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     cfg.load_from = args.checkpoint
     check_data(cfg, 'test')
-    load_checkpoint_strict(build_model(cfg), args.checkpoint)
+    check_state_dict(build_model(cfg), read_state_dict(args.checkpoint), args.checkpoint)
     if args.tta:
         use_tta(cfg)
 

@@ -1,7 +1,11 @@
 """Train a detection or segmentation model.
 
-    python tools/train.py CONFIG [--work-dir DIR] [--resume [CHECKPOINT]] [--amp] [--auto-scale-lr]
-                                 [--cfg-options KEY=VALUE ...] [--launcher pytorch]
+    python tools/train.py CONFIG [--load-from CHECKPOINT | --backbone CHECKPOINT | --resume [CHECKPOINT]]
+                                 [--work-dir DIR] [--amp] [--auto-scale-lr] [--cfg-options KEY=VALUE ...]
+                                 [--launcher pytorch]
+
+Where to start: `--load-from` takes the whole model's weights, also when they are for another number of classes (what
+depends on that starts anew); `--backbone` the backbone alone; `--resume` goes on with a broken-off training.
 
 Checkpoints, logs and the full config go to the work folder: work_dirs/<config name> unless given.
 """
@@ -9,13 +13,19 @@ Checkpoints, logs and the full config go to the work folder: work_dirs/<config n
 import argparse
 
 import torch
-from _common import UserError, build_model, build_runner, check_data, load_config, run
+from _common import UserError, build_model, build_runner, check_data, load_config, run, scope
 from mmengine.config import Config, DictAction
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
-from internimage.checkpoint import CheckpointError, check_state_dict, read_checkpoint
-from internimage.engine import keep_boxes_exact
+from internimage.checkpoint import (
+    CheckpointError,
+    check_state_dict,
+    class_layers,
+    fit_for_fine_tuning,
+    read_checkpoint,
+)
+from internimage.engine import FineTuneHook, keep_boxes_exact
 
 
 def main() -> None:
@@ -35,36 +45,46 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'latest' else args.resume
+    if args.load_from:
+        cfg.load_from = args.load_from
+    if args.backbone:
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone)
 
     check_data(cfg, 'train', 'val')
-    check_checkpoint(cfg, build_model(cfg))
+    start_from_checkpoint(cfg, build_model(cfg))
     runner = build_runner(cfg)
+    runner.register_hook(FineTuneHook())
     if cfg.optim_wrapper.type == 'CPUAmpOptimWrapper':
         keep_boxes_exact(runner.model)
     runner.train()
 
 
-def check_checkpoint(cfg: Config, model: nn.Module) -> None:
+def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
     """Is the checkpoint that training starts from readable, and one of this model?
 
-    Resuming wants every weight and the state of the training. `load_from` may have other heads (fine-tuning on other
-    classes: mmengine lists what it left out), but something must fit.
+    Resuming wants every weight and the state of the training. `load_from` may be of a model with other classes, see
+    FineTuneHook; everything else must fit. Either brings a backbone, so that an `init_cfg` has nothing to add.
     """
-    resume = cfg.get('resume', False)
-    path = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if resume else None)
-    if path is None or '://' in path:
+    path = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    if path is None:
         return
     checkpoint = read_checkpoint(path)
-    weights = checkpoint['state_dict']
-    if resume:
-        check_state_dict(model, weights, path)
+    if cfg.get('resume'):
+        check_state_dict(model, checkpoint['state_dict'], path)
         if not {'meta', 'message_hub', 'optimizer'} <= set(checkpoint):
             raise CheckpointError(
                 f'checkpoint {path} holds weights, but no state of a training to resume: '
-                f'start from it with --cfg-options load_from={path}'
+                f'start from it with --load-from {path}'
             )
-    elif not any(name in weights and weights[name].shape == value.shape for name, value in model.state_dict().items()):
-        check_state_dict(model, weights, path)
+    else:
+        with scope(cfg):
+            names = class_layers(cfg.model)
+        try:
+            fit_for_fine_tuning(model, checkpoint['state_dict'], names, path)
+        except CheckpointError as error:
+            raise CheckpointError(f'{error}. To start from its backbone alone: --backbone {path}') from error
+    if 'backbone' in cfg.model:
+        cfg.model.backbone.init_cfg = None
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,12 +93,23 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config')
     parser.add_argument('--work-dir', help='folder for checkpoints and logs (default: work_dirs/<config name>)')
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         '--resume',
         nargs='?',
         const='latest',
         metavar='CHECKPOINT',
         help='go on from this checkpoint; without a name from the latest of the work folder, if there is one',
+    )
+    start.add_argument(
+        '--load-from',
+        metavar='CHECKPOINT',
+        help='start from these weights of the whole model; they may be for another number of classes',
+    )
+    start.add_argument(
+        '--backbone',
+        metavar='CHECKPOINT',
+        help="start from the backbone of this checkpoint: an ImageNet model's, a detector's or a segmentor's",
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision; bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')

@@ -1,8 +1,6 @@
 # DINO on two InternImage-H, one feeding the other (CBNetV2): the model of all official composite-backbone configs.
 _base_ = ['./dino_4scale_large.py', '../backbones/internimage_h.py']
 
-# The name of a list of necks, with one element, is what the official checkpoints have.
-neck = dict(_base_.model.neck, type='CBChannelMapper', in_channels=_base_.in_channels[1:])
 model = dict(
     type='CBDINO',
     backbone=dict(
@@ -11,5 +9,5 @@ model = dict(
         with_cp=True,
         out_indices=((0, 1, 2, 3), (1, 2, 3)),  # of the one that feeds, and of the one that is fed
         init_cfg=None),  # a config loads the whole detector
-    neck=[neck],
+    neck=dict(type='CBChannelMapper', in_channels=_base_.in_channels[1:]),
     bbox_head=dict(type='CBDINOHead'))

@@ -1,0 +1,24 @@
+"""Starting from a model that was trained on other classes."""
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..checkpoint import class_layers, fit_for_fine_tuning
+
+
+@HOOKS.register_module()
+class FineTuneHook(Hook):
+    """`load_from` takes the checkpoint of the same model with another number of classes.
+
+    What depends on that number starts anew, as the log says, and everything else must fit: a `CheckpointError` if not.
+    `tools/train.py` has this hook always; for another tool it is ``custom_hooks = [dict(type='FineTuneHook')]``.
+    """
+
+    priority = 'VERY_HIGH'  # before hooks that copy the weights, such as EMAHook
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not runner._resume:
+            names = class_layers(runner.cfg.model)
+            path = runner._load_from
+            checkpoint['state_dict'] = fit_for_fine_tuning(runner.model, checkpoint['state_dict'], names, path)
