@@ -34,7 +34,7 @@ def dino(old: dict) -> dict:
     self_attn, cross_attn = decoder['attn_cfgs']
     layer = lambda **attention: dict(layer_cfg=attention)  # noqa: E731
     without_type = lambda cfg: {key: value for key, value in cfg.items() if key != 'type'}  # noqa: E731
-    neck = old['neck']
+    neck = old['neck'][0] if isinstance(old['neck'], list) else old['neck']
     return dict(
         type='OfficialDINO' if old['type'] == 'DINO' else old['type'],
         data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),

@@ -37,10 +37,17 @@ MASK2FORMER = [
     ('decode_head.transformer_decoder.layers.#.attentions.1.', 'decode_head.transformer_decoder.layers.#.self_attn.'),
     ('decode_head.transformer_decoder.layers.#.ffns.0.', 'decode_head.transformer_decoder.layers.#.ffn.'),
 ]
-# What only that model has, by its official and by our name: other models' heads are left alone.
+COMPOSITE_DINO = [('neck.0.', 'neck.')]
+COMPOSITE = 'backbone.cb_linears.0.1.weight'
+# Which tables hold for a checkpoint: those of whose names, official or ours, it has all. Other heads are left alone.
 MODELS = [
-    ('bbox_head.label_embedding.weight', 'dn_query_generator.label_embedding.weight', DINO),
-    ('decode_head.pixel_decoder.level_encoding.weight', 'decode_head.pixel_decoder.level_encoding.weight', MASK2FORMER),
+    ({'bbox_head.label_embedding.weight'}, {'dn_query_generator.label_embedding.weight'}, DINO),
+    ({COMPOSITE, 'neck.0.convs.0.conv.weight'}, {COMPOSITE, 'neck.convs.0.conv.weight'}, COMPOSITE_DINO),
+    (
+        {'decode_head.transformer_decoder.layers.0.ffns.0.layers.1.weight'},
+        {'decode_head.transformer_decoder.layers.0.ffn.layers.1.weight'},
+        MASK2FORMER,
+    ),
 ]
 
 
@@ -50,7 +57,7 @@ def official_to_ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Takes the names of the official checkpoints (OpenMMLab 2.x / 0.x) and of the official Hugging Face folders (which
     say `layer_scale1` for `gamma1`).
     """
-    tables = [table for official, _, table in MODELS if official in state_dict]
+    tables = [table for official, _, table in MODELS if official <= state_dict.keys()]
     rules = [_rule(official, ours) for table in tables for official, ours in table]
     rules.append((re.compile(r'(.*\.blocks\.\d+\.)layer_scale([12])'), r'\1gamma\2'))
     return _renamed(state_dict, rules)
@@ -58,7 +65,7 @@ def official_to_ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def ours_to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The reverse of `official_to_ours`: names as in the official detection and segmentation code."""
-    tables = [table for _, ours, table in MODELS if ours in state_dict]
+    tables = [table for _, ours, table in MODELS if ours <= state_dict.keys()]
     return _renamed(state_dict, [_rule(ours, official) for table in tables for official, ours in table])
 
 

@@ -1,8 +1,17 @@
 import sys
 
+from .lvis import LVISFasterDataset, LVISFasterMetric
 from .segmentation import MapillaryCityscapesDataset, NYUDepthV2Dataset
 
-__all__ = ['MapillaryCityscapesDataset', 'NYUDepthV2Dataset', 'ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
+__all__ = [
+    'LVISFasterDataset',
+    'LVISFasterMetric',
+    'MapillaryCityscapesDataset',
+    'NYUDepthV2Dataset',
+    'ShapesDataset',
+    'ShapesSegDataset',
+    'generate_shapes',
+]
 
 # `python -m internimage.datasets.shapes` runs that file as `__main__`: imported here too, it would register twice.
 if sys.argv[:1] != ['-m']:

@@ -1,3 +1,5 @@
+from .cb_dino import CBDINO, CBDINOHead
+from .cb_intern_image import CBChannelMapper, CBInternImage
 from .dino import OfficialDINO
 from .intern_image import VARIANTS, InternImage, build_variant
 from .mask2former import OfficialMask2FormerHead
@@ -6,6 +8,10 @@ from .rfcn import RFCN, RFCNHead, RFCNRoIHead, SingleInputRPNHead
 from .roi_extractors import DeformRoIExtractor
 
 __all__ = [
+    'CBDINO',
+    'CBDINOHead',
+    'CBChannelMapper',
+    'CBInternImage',
     'RFCN',
     'VARIANTS',
     'DeformRoIExtractor',

@@ -5,6 +5,8 @@ the official ones, so official checkpoints and configs fit. Inside, feature maps
 (N, C, H, W).
 """
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -309,10 +311,17 @@ class InternImage(BaseModule):
         self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.pos_drop(self.patch_embed(x))
+        return self.forward_stages(self.forward_stem(x))
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> (N, H/4, W/4, C)."""
+        return self.pos_drop(self.patch_embed(x))
+
+    def forward_stages(self, x: Tensor, added: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
+        """What comes out of the stem -> the feature maps. `added[i]`, (N, H, W, C), goes on top of stage i's input."""
         features = []
         for i, level in enumerate(self.levels):
-            feature, x = level(x)
+            feature, x = level(x if added is None else x + added[i])
             if i in self.out_indices:
                 features.append(feature.permute(0, 3, 1, 2).contiguous())
         return tuple(features)

@@ -12,8 +12,8 @@ from torch import Tensor
 class OfficialMask2FormerHead(Mask2FormerHead):
     """mmseg's head (arXiv 2112.01527), the same arguments, which predicts as the official InternImage code does.
 
-    Official: masks become probabilities and are summed up to classes at stride 4, and the class maps are enlarged. mmseg
-    enlarges the masks first, at many times the memory, and gets other scores near the edges.
+    Official: masks become probabilities and are summed up to classes at stride 4, and the class maps are enlarged.
+    mmseg enlarges the masks first, at many times the memory, and gets other scores near the edges.
     """
 
     def predict(self, x: tuple[Tensor, ...], batch_img_metas: list[dict], test_cfg: dict) -> Tensor:

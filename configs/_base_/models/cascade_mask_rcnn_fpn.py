@@ -1,6 +1,6 @@
-# Cascade Mask R-CNN with an FPN on InternImage-T: the Mask R-CNN with three box and mask heads, each trained on what
-# overlaps the truth a little more than for the one before.
-_base_ = './mask_rcnn_internimage_fpn.py'
+# Cascade Mask R-CNN with an FPN: the Mask R-CNN with three box and mask heads, each trained on what overlaps the truth
+# a little more than for the one before.
+_base_ = './mask_rcnn_fpn.py'
 
 ious = (0.5, 0.6, 0.7)
 target_stds = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
@@ -12,12 +12,14 @@ bbox_head = dict(
 rcnn = _base_.model.train_cfg.rcnn
 model = dict(
     type='CascadeRCNN',
+    rpn_head=dict(loss_bbox=dict(type='SmoothL1Loss', beta=1.0 / 9.0)),
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=len(ious),
         stage_loss_weights=[1, 0.5, 0.25],
         bbox_head=[dict(bbox_head, bbox_coder=dict(bbox_head['bbox_coder'], target_stds=x)) for x in target_stds]),
     train_cfg=dict(
+        rpn=dict(allowed_border=0),
         rpn_proposal=dict(max_per_img=2000),
         rcnn=[
             dict(

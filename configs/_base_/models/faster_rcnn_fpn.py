@@ -1,5 +1,5 @@
-# Faster R-CNN with an FPN on InternImage-T: the Mask R-CNN without its masks.
-_base_ = './mask_rcnn_internimage_fpn.py'
+# Faster R-CNN with an FPN: the Mask R-CNN without its masks.
+_base_ = './mask_rcnn_fpn.py'
 
 model = dict(
     type='FasterRCNN',

@@ -1,16 +1,13 @@
-# R-FCN on the first three stages of InternImage-T. Another backbone changes `in_channels` of both heads.
-_base_ = './faster_rcnn_internimage_fpn.py'
+# R-FCN. A config adds the backbone, of stride 16, and `in_channels` of both heads.
+_base_ = './faster_rcnn_fpn.py'
 
 stride = 16
-channels = 256  # backbone.channels * 2**2
 
 model = dict(
     type='RFCN',
-    backbone=dict(depths=[4, 4, 18], groups=[4, 8, 16], out_indices=(2, )),
     neck=None,
     rpn_head=dict(
         type='SingleInputRPNHead',
-        in_channels=channels,
         feat_channels=512,
         anchor_generator=dict(scales=[4, 8, 16, 32], strides=[stride]),
         loss_bbox=dict(type='SmoothL1Loss', beta=1.0 / 9.0)),
@@ -19,7 +16,6 @@ model = dict(
         type='RFCNRoIHead',
         bbox_head=dict(
             type='RFCNHead',
-            in_channels=channels,
             stride=stride,
             feat_channels=1024,
             pool_size=7,

@@ -1,4 +1,4 @@
-# Mask R-CNN with an FPN on InternImage-T. A larger variant changes `backbone` and `neck.in_channels`.
+# Mask R-CNN with an FPN. A config adds `backbone` and `neck.in_channels`.
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(
@@ -8,28 +8,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,  # the stride of the last stage
         pad_mask=True),
-    backbone=dict(
-        type='InternImage',
-        core_op='DCNv3',
-        channels=64,
-        depths=[4, 4, 18, 4],
-        groups=[4, 8, 16, 32],
-        mlp_ratio=4.0,
-        drop_path_rate=0.2,
-        norm_layer='LN',
-        layer_scale=1.0,
-        offset_scale=1.0,
-        post_norm=False,
-        with_cp=False,
-        out_indices=(0, 1, 2, 3),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://huggingface.co/OpenGVLab/InternImage/resolve/main/internimage_t_1k_224.pth')),
-    neck=dict(
-        type='FPN',
-        in_channels=[64, 128, 256, 512],  # backbone.channels * 2**stage
-        out_channels=256,
-        num_outs=5),
+    neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
         in_channels=256,

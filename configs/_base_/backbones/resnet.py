@@ -1,5 +1,6 @@
-# mmdet's ResNet-50 as detectors use it, for configs that put it in the place of an InternImage.
-resnet = dict(
+# mmdet's ResNet-50 as detectors use it.
+# A config takes `backbone` into its model, and `in_channels` for what stands on the four stages.
+backbone = dict(
     type='ResNet',
     depth=50,
     num_stages=4,
@@ -9,3 +10,4 @@ resnet = dict(
     norm_eval=True,
     style='pytorch',
     init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'))
+in_channels = [256, 512, 1024, 2048]

@@ -1,5 +1,5 @@
-# Faster R-CNN with the small variant: the Mask R-CNN without its masks.
-_base_ = './mask_rcnn_internimage_small_fpn.py'
+# Faster R-CNN with thin heads: the Mask R-CNN without its masks.
+_base_ = './mask_rcnn_thin_fpn.py'
 
 model = dict(
     type='FasterRCNN',
