@@ -6,8 +6,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from internimage.models import InternImage, build_variant
 
-# One or two blocks in each stage; the second one of the third stage with the extra norm.
-SHALLOW = dict(depths=(1, 1, 2, 1), level2_post_norm_block_ids=(1,), drop_path_rate=0.5)
+# One block in each stage (in 6 GB, with three times the 0.33 billion parameters of G); that of the third stage with the
+# extra norm.
+SHALLOW = dict(depths=(1, 1, 1, 1), level2_post_norm_block_ids=(0,), drop_path_rate=0.5, drop_path_type='uniform')
 
 
 def build_shallow(name: str) -> InternImage:
@@ -53,10 +54,10 @@ def test_checkpointing_at_full_width(name, training):
     """In training, stochastic depth drops the same branches when a block is computed again."""
     model = build_shallow(name).train(training)
     assert model.num_features == {'h': [320, 640, 1280, 2560], 'g': [512, 1024, 2048, 4096]}[name]
-    image = torch.randn(2, 3, 64, 96)
+    image = torch.randn(2, 3, 64, 64)
     plain, plain_held = run(model, image, with_cp=False)
     checkpointed, checkpointed_held = run(model, image, with_cp=True)
     for one, other in zip(plain, checkpointed, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
     assert sum(gradient.abs().sum() > 0 for gradient in plain) > len(plain) / 2
-    assert checkpointed_held < plain_held / 3
+    assert checkpointed_held < plain_held / 2
