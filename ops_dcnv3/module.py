@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import autocast_dtype
 from .dcnv3 import dcnv3
 
 
@@ -162,9 +163,9 @@ class DCNv3(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4 or input.shape[-1] != self.channels:
             raise ValueError(f'DCNv3: input must be (N, H, W, {self.channels}), got shape {tuple(input.shape)}')
-        device = input.device.type
-        if torch.is_autocast_enabled(device) and input.dtype == torch.float32:
-            input = input.to(torch.get_autocast_dtype(device))  # once for both that read it
+        dtype = autocast_dtype(input)
+        if dtype is not None:
+            input = input.to(dtype)  # once for both that read it
         value = self.input_proj(input)
         local = self.dw_conv(input.permute(0, 3, 1, 2))  # (N, H_out, W_out, C)
         x = dcnv3(

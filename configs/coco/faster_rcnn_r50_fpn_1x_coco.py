@@ -1,5 +1,8 @@
 _base_ = [
-    '../_base_/models/faster_rcnn_r50_fpn.py',
+    '../_base_/models/faster_rcnn_fpn.py',
+    '../_base_/backbones/resnet.py',
     '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/schedule_1x_sgd.py',
 ]
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))

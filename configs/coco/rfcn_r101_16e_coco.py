@@ -1,8 +1,8 @@
 # The papers' R-FCN: conv5 is dilated instead of strided, the RPN looks at conv4. 240k iterations of 8 GPUs x 1 image
 # are 16 epochs, of which the last third has a tenth of the learning rate.
 _base_ = [
-    '../_base_/models/rfcn_internimage.py',
-    '../_base_/models/resnet.py',
+    '../_base_/models/rfcn.py',
+    '../_base_/backbones/resnet.py',
     '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/schedule_1x_sgd.py',
 ]
@@ -10,7 +10,8 @@ _base_ = [
 max_epochs = 16
 image_scale = (1000, 600)
 
-resnet = dict(
+backbone = dict(
+    _base_.backbone,
     depth=101,
     strides=(1, 2, 2, 1),
     dilations=(1, 1, 1, 2),
@@ -18,7 +19,7 @@ resnet = dict(
     norm_cfg=dict(type='BN', requires_grad=False),
     init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'))
 model = dict(
-    backbone=dict(_delete_=True, **{**_base_.resnet, **resnet}),
+    backbone=backbone,
     rpn_head=dict(in_channels=1024),
     roi_head=dict(bbox_head=dict(in_channels=2048)))
 

@@ -1,6 +1,7 @@
 # Nuclei in microscopy images (2018 Data Science Bowl), COCO json with RLE masks, 256 x 256 pixels.
 _base_ = [
-    '../_base_/models/mask_rcnn_internimage_small_fpn.py',
+    '../_base_/models/mask_rcnn_thin_fpn.py',
+    '../_base_/backbones/internimage_small.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/schedule_scratch_det.py',
 ]
@@ -12,6 +13,8 @@ max_epochs = 6
 # Half of the nuclei are under 14 pixels wide: larger images, and anchors from 16 pixels on.
 image_scale = (384, 384)
 model = dict(
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.in_channels),
     rpn_head=dict(anchor_generator=dict(scales=[4])),
     roi_head=dict(bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes))),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=500), rcnn=dict(max_per_img=200)))

@@ -1,6 +1,7 @@
 # The demo data set, generated on first use: 160 x 128 pixels, five classes of overlapping shapes.
 _base_ = [
-    '../_base_/models/mask_rcnn_internimage_small_fpn.py',
+    '../_base_/models/mask_rcnn_thin_fpn.py',
+    '../_base_/backbones/internimage_small.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/schedule_scratch_det.py',
 ]
@@ -11,6 +12,8 @@ max_epochs = 5
 image_scale = (160, 128)
 
 model = dict(
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.in_channels),
     rpn_head=dict(anchor_generator=dict(scales=[4])),  # shapes of 30 to 72 pixels
     roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
     test_cfg=dict(rcnn=dict(max_per_img=30)))  # a scene has at most 6

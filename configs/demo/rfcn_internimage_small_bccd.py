@@ -1,15 +1,20 @@
 # The one feature map has stride 16, where an FPN has 4: the photos in their own size, in the time that a Faster R-CNN
 # takes for half of it.
 _base_ = [
-    '../_base_/models/rfcn_internimage_small.py',
+    '../_base_/models/rfcn_thin.py',
+    '../_base_/backbones/internimage_small.py',
     '../_base_/datasets/bccd.py',
     '../_base_/schedules/schedule_scratch_bccd.py',
 ]
 
 image_scale = (640, 480)
+channels = _base_.in_channels[2]
 model = dict(
-    rpn_head=dict(anchor_generator=dict(scales=[2, 4, 8, 16])),  # from 32 pixels: platelets
-    roi_head=dict(bbox_head=dict(num_classes=len(_base_.classes))))
+    backbone=dict(_base_.backbone, depths=[1, 1, 3], groups=[2, 4, 8], out_indices=(2, )),
+    rpn_head=dict(
+        in_channels=channels,
+        anchor_generator=dict(scales=[2, 4, 8, 16])),  # from 32 pixels: platelets
+    roi_head=dict(bbox_head=dict(in_channels=channels, num_classes=len(_base_.classes))))
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[3].scale = image_scale

@@ -1,7 +1,8 @@
 # Street scenes (CamVid), 480 x 360 pixels, 11 classes; index 11 is void.
 _base_ = [
-    '../_base_/models/upernet_internimage_small.py',
-    '../_base_/datasets/ade20k.py',
+    '../_base_/models/upernet_small.py',
+    '../_base_/backbones/internimage_small.py',
+    '../_base_/datasets/segmentation.py',
     '../_base_/schedules/schedule_scratch_seg.py',
 ]
 
@@ -19,8 +20,9 @@ max_iters = 1200
 
 model = dict(
     data_preprocessor=dict(size=crop_size, seg_pad_val=void),
-    decode_head=dict(num_classes=num_classes, ignore_index=void),
-    auxiliary_head=dict(num_classes=num_classes, ignore_index=void))
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels, num_classes=num_classes, ignore_index=void),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2], num_classes=num_classes, ignore_index=void))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,7 +1,8 @@
 # The demo data set, generated on first use: 160 x 128 pixels, five classes of overlapping shapes and background.
 _base_ = [
-    '../_base_/models/upernet_internimage_small.py',
-    '../_base_/datasets/ade20k.py',
+    '../_base_/models/upernet_small.py',
+    '../_base_/backbones/internimage_small.py',
+    '../_base_/datasets/segmentation.py',
     '../_base_/schedules/schedule_scratch_seg.py',
 ]
 
@@ -13,8 +14,9 @@ max_iters = 400
 
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    decode_head=dict(num_classes=num_classes),
-    auxiliary_head=dict(num_classes=num_classes))
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels, num_classes=num_classes),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2], num_classes=num_classes))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

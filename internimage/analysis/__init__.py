@@ -1,3 +1,4 @@
+from .complexity import Complexity, Cost, count, count_config
 from .roi_bins import draw_roi_bins, roi_bins
 
-__all__ = ['draw_roi_bins', 'roi_bins']
+__all__ = ['Complexity', 'Cost', 'count', 'count_config', 'draw_roi_bins', 'roi_bins']

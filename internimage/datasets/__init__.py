@@ -1,6 +1,17 @@
 import sys
 
-__all__ = ['ShapesDataset', 'ShapesSegDataset', 'generate_shapes']
+from .lvis import LVISFasterDataset, LVISFasterMetric
+from .segmentation import MapillaryCityscapesDataset, NYUDepthV2Dataset
+
+__all__ = [
+    'LVISFasterDataset',
+    'LVISFasterMetric',
+    'MapillaryCityscapesDataset',
+    'NYUDepthV2Dataset',
+    'ShapesDataset',
+    'ShapesSegDataset',
+    'generate_shapes',
+]
 
 # `python -m internimage.datasets.shapes` runs that file as `__main__`: imported here too, it would register twice.
 if sys.argv[:1] != ['-m']:

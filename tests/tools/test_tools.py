@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 SIZE = 48, 64  # height, width of the images
+PARTS = ('backbone', 'neck', 'rpn_head', 'roi_head')  # of the detector
 
 DETECTOR = """
 default_scope = 'mmdet'
@@ -282,6 +283,24 @@ def test_convert_checkpoint(trained, outside, capsys):
     line = fails(capsys, outside, 'convert_checkpoint', 'other.pth', 'new.pth', '--config', config)
     assert 'checkpoint other.pth is of another model' in line
     assert 'must end in .pth or .safetensors' in fails(capsys, outside, 'convert_checkpoint', 'other.pth', 'new.bin')
+
+
+def test_analyze_prints_a_table_and_writes_all_of_it(detector, outside, capsys):
+    assert call('analyze', detector, '--shape', 64, 96, '--depth', 1, '--json', 'cost.json') == 0
+    printed = capsys.readouterr().out
+    printed = printed[printed.index('module ') :]  # after what a first import prints
+    cost = json.loads((outside / 'cost.json').read_text())
+    assert [line.split()[0] for line in printed.splitlines()[:6]] == ['module', 'MaskRCNN', *PARTS]
+    assert 'memory, 64x96, batch 1' in printed
+    assert cost['modules']['']['parameters'] == sum(cost['modules'][part]['parameters'] for part in PARTS)
+    assert cost['modules']['']['flops'] == sum(cost['modules'][part]['flops'] for part in PARTS)
+    assert 'backbone.layer1.0.conv1' in cost['modules']
+
+
+def test_analyze_errors(detector, outside, capsys):
+    assert '(0, 96)' in fails(capsys, outside, 'analyze', detector, '--shape', 0, 96)
+    assert 'does not exist' in fails(capsys, outside, 'analyze', detector, '--json', 'nowhere/cost.json')
+    assert 'config missing.py does not exist' in fails(capsys, outside, 'analyze', 'missing.py')
 
 
 def test_test_writes_metrics_predictions_and_drawings(trained, outside, capfd):

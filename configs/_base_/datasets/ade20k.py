@@ -1,52 +1,12 @@
-# ADE20K, 150 classes. Normalising and padding happen in the model's data_preprocessor.
-default_scope = 'mmseg'
-visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+# ADE20K, 150 classes; label 0 is "other", which is ignored.
+_base_ = './segmentation.py'
 
 data_root = 'data/ADEChallengeData2016'
-crop_size = (512, 512)
-image_scale = (4 * crop_size[0], crop_size[0])  # longest and shortest side
+num_classes = 150
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=image_scale, ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-# The labels, read after the resizing, keep the size of the original image, at which the score is taken.
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=image_scale, keep_ratio=True),
-    dict(type='ResizeToMultiple', size_divisor=32),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
-
+dataset = dict(type='ADE20KDataset', data_root=data_root, reduce_zero_label=True)
 train_dataloader = dict(
-    batch_size=2,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='ADE20KDataset',
-        data_root=data_root,
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        reduce_zero_label=True,
-        pipeline=train_pipeline))
+    dataset=dict(data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), **dataset))
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='ADE20KDataset',
-        data_root=data_root,
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        reduce_zero_label=True,
-        pipeline=test_pipeline))
+    dataset=dict(data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'), **dataset))
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator

@@ -1,0 +1,8 @@
+# DINO as it stands on InternImage-H and G, trained on Objects365 before.
+# The official configs have `snip_cfg`, and `fed_loss_cfg` on LVIS, in train_cfg. Its released code never reads them.
+_base_ = './dino_4scale.py'
+
+model = dict(
+    ffn_with_cp=True,
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=1000)),
+    test_cfg=dict(max_per_img=300))

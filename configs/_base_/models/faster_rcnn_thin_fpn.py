@@ -1,0 +1,7 @@
+# Faster R-CNN with thin heads: the Mask R-CNN without its masks.
+_base_ = './mask_rcnn_thin_fpn.py'
+
+model = dict(
+    type='FasterRCNN',
+    data_preprocessor=dict(pad_mask=False),
+    roi_head=dict(mask_roi_extractor=None, mask_head=None))

@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/backbones/internimage_h.py',
+    '../_base_/datasets/ade20k_896x896.py',
+    '../_base_/schedules/schedule_160k_large.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.95))

@@ -1,0 +1,12 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/backbones/internimage_xl.py',
+    '../_base_/datasets/ade20k_640x640.py',
+    '../_base_/schedules/schedule_160k_large.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/backbones/internimage_l.py',
+    '../_base_/datasets/cityscapes.py',
+    '../_base_/schedules/schedule_160k_large.py',
+]
+
+# 150 classes, of which the data have 19: so the official models were made.
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))

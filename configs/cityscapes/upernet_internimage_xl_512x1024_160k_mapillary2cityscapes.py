@@ -1,0 +1,17 @@
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/backbones/internimage_xl.py',
+    '../_base_/datasets/cityscapes_extra.py',
+    '../_base_/schedules/schedule_160k_large.py',
+]
+
+# 150 classes, of which the data have 19: so the official models were made.
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=dict(_base_.backbone, init_cfg=None),
+    decode_head=dict(in_channels=_base_.in_channels),
+    auxiliary_head=dict(in_channels=_base_.in_channels[2]))
+load_from = (
+    'https://huggingface.co/OpenGVLab/InternImage/resolve/main/'
+    'segformer_internimage_xl_512x1024_80k_mapillary.pth')
+train_cfg = dict(val_interval=4000)

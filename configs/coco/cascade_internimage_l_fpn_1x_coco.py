@@ -1,0 +1,9 @@
+_base_ = [
+    '../_base_/models/cascade_mask_rcnn_convfc_fpn.py',
+    '../_base_/backbones/internimage_l.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/schedule_1x.py',
+]
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.in_channels))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.94))

@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/cascade_mask_rcnn_convfc_fpn.py',
+    '../_base_/backbones/internimage_xl.py',
+    '../_base_/datasets/coco_instance_multi_scale.py',
+    '../_base_/schedules/schedule_3x.py',
+]
+
+model = dict(backbone=dict(_base_.backbone, drop_path_rate=0.6), neck=dict(in_channels=_base_.in_channels))
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4), paramwise_cfg=dict(layer_decay_rate=0.9, offset_lr_scale=0.01))

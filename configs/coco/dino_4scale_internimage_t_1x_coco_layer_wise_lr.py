@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/dino_4scale.py',
+    '../_base_/backbones/internimage_t.py',
+    '../_base_/datasets/coco_detection_multi_scale.py',
+    '../_base_/schedules/schedule_dino_1x.py',
+]
+
+model = dict(
+    backbone=dict(_base_.backbone, with_cp=True, out_indices=(1, 2, 3)),
+    neck=dict(in_channels=_base_.in_channels[1:]))

@@ -1,0 +1,12 @@
+_base_ = [
+    '../_base_/models/segformer.py',
+    '../_base_/backbones/internimage_l.py',
+    '../_base_/datasets/mapillary.py',
+    '../_base_/schedules/schedule_80k_large.py',
+]
+
+# 150 classes, of which the data have 19: so the official models were made.
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.in_channels))
