@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, VISUALIZERS
 from official_models import in_our_dialect
+
+from internimage.checkpoint import ours_to_official
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL = json.loads(gzip.decompress((ROOT / 'tests/data/official_segmentation.json.gz').read_bytes()))
@@ -203,6 +205,39 @@ def test_optimizer(pair):
     if old['optimizer_config'].get('grad_clip'):
         expected['clip_grad'] = old['optimizer_config']['grad_clip']
     assert plain(cfg.optim_wrapper) == expected
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'ade20k/upernet_internimage_t_512_160k_ade20k',
+        'ade20k/upernet_internimage_xl_640_160k_ade20k',
+        'ade20k/upernet_internimage_h_896_160k_ade20k',
+        'ade20k/mask2former_internimage_h_896_80k_cocostuff2ade20k_ss',
+    ],
+)
+def test_learning_rate_and_weight_decay_of_every_parameter(name, data):
+    """The official rule's own output, {official name: [learning rate, weight decay]}."""
+    golden = json.loads(gzip.decompress((data / 'optimizer_groups.json.gz').read_bytes()))[name]
+    cfg = copy.deepcopy(load(name))
+    cfg.model.backbone.init_cfg = None
+    if not any('gamma' in parameter for parameter in golden):  # that of T was made without layer_scale
+        cfg.model.backbone.layer_scale = None
+    if 'mask2former' in name:  # and this one with the layers of the small fixture
+        cfg.model.decode_head.pixel_decoder.encoder.num_layers = 2
+        cfg.model.decode_head.transformer_decoder.num_layers = 3
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: [group['lr'], group['weight_decay']]
+        for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        for parameter in group['params']
+    }
+    found = ours_to_official(found)
+    assert found.keys() == golden.keys()
+    for parameter, value in golden.items():
+        assert found[parameter] == pytest.approx(value, rel=1e-9), parameter
 
 
 def official_lr(old, iteration):

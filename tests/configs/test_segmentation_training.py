@@ -3,6 +3,8 @@
 Its data set is a tiny one of its format, which lies where the config looks for it.
 """
 
+import copy
+import re
 from pathlib import Path
 
 import mmcv
@@ -16,7 +18,15 @@ from mmengine.runner import Runner
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ('ade20k', 'cityscapes', 'coco_stuff10k', 'coco_stuff164k', 'mapillary', 'nyu_depth_v2', 'pascal_context')
-CONFIGS = sorted(path for folder in FOLDERS for path in (ROOT / 'configs' / folder).glob('*.py'))
+# With a tiny backbone these differ from the others in nothing, or, single-scale from multi-scale, test nothing more.
+DUPLICATE = re.compile(r'internimage_(s|b|xl|g)_|_ss$')
+CONFIGS = [
+    pytest.param(
+        path, marks=[pytest.mark.slow] if DUPLICATE.search(path.stem) else [], id=f'{path.parent.name}/{path.stem}'
+    )
+    for folder in FOLDERS
+    for path in sorted((ROOT / 'configs' / folder).glob('*.py'))
+]
 SIZE = (48, 64)  # of the images, (height, width)
 IGNORED = 255
 
@@ -151,6 +161,7 @@ def shrink(cfg):
     cfg.model.data_preprocessor.size = crop
     if cfg.model.test_cfg.mode == 'slide':
         cfg.model.test_cfg.update(crop_size=crop, stride=(16, 32))
+    cfg.train_dataloader.batch_size = 2  # batch norm of one image, in UPerNet's pool of 1 x 1, needs other GPUs
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         for dataset in leaves(loader.dataset):
@@ -174,7 +185,7 @@ def labels_of(dataset):
     return {sample['seg_map_path']: sample['gt_seg_map'] for sample in samples}
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: f'{path.parent.name}/{path.stem}')
+@pytest.mark.parametrize('path', CONFIGS)
 def test_trains_and_evaluates(path, data, tmp_path, monkeypatch):
     folder, labels = data
     monkeypatch.chdir(folder)  # the configs say data/...
@@ -188,8 +199,7 @@ def test_trains_and_evaluates(path, data, tmp_path, monkeypatch):
 
     shrink(cfg)
     cfg.update(work_dir=str(tmp_path), load_from=None, randomness=dict(seed=0))
-    torch.manual_seed(0)
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(copy.deepcopy(cfg))
     runner.model = revert_sync_batchnorm(runner.model)
     before = {name: value.clone() for name, value in runner.model.named_parameters()}
     runner.train()
@@ -197,8 +207,16 @@ def test_trains_and_evaluates(path, data, tmp_path, monkeypatch):
     scalars = runner.message_hub.log_scalars
     assert np.isfinite(scalars['train/loss'].current()) and scalars['train/loss'].current() > 0
     assert 0 <= scalars['val/mIoU'].current() <= 100
+    # The warm-up starts at 1e-6 of the rate: a step is tiny, but in float32 it moves what is near zero.
     moved = [name for name, value in runner.model.named_parameters() if not torch.equal(value, before[name])]
-    assert any(name.startswith('backbone.') for name in moved) and any(
-        name.startswith('decode_head.') for name in moved
-    )
+    assert any(name.startswith('backbone.') for name in moved)
+    assert any(name.startswith('decode_head.') for name in moved)
     assert (tmp_path / 'iter_1.pth').is_file()
+
+    if 'tta_model' in cfg:
+        resizes = cfg.tta_pipeline[1].transforms[0]
+        for index, resize in enumerate(resizes):
+            resize.scale = (64 + 16 * index, 48 + 12 * index)
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+        assert 0 <= Runner.from_cfg(cfg).test()['mIoU'] <= 100
