@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/schedules/schedule_160k_large.py',
 ]
 
-# 150 classes, of which the data have 19: so the official models were made.
+# 150 classes, of which the data have 19: the number of the official configs.
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(_base_.backbone, init_cfg=None),

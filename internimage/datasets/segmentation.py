@@ -54,8 +54,8 @@ class MapillaryCityscapesDataset(MapillaryDataset_v1):
 class NYUDepthV2Dataset(BaseSegDataset):
     """NYU Depth v2 for semantic segmentation: ``.png`` images, ``.png`` labels 1 to 40; 0 is unlabelled.
 
-    ``ann_file`` lists the images of a split, one name without suffix per line. mmseg's ``NYUDataset`` is the same images
-    with their depth. The arguments are those of ``BaseSegDataset``.
+    ``ann_file`` lists the images of a split, one name without suffix per line. mmseg's ``NYUDataset`` has the same
+    images with their depth. The arguments are those of ``BaseSegDataset``.
     """
 
     METAINFO = dict(
