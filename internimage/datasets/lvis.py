@@ -60,12 +60,12 @@ class LVISFasterMetric(CocoMetric):
         if not ann_file:
             raise ValueError(f'LVISFasterMetric: ann_file must be a file of LVIS v1, got {ann_file!r}')
         with get_local_path(ann_file, backend_args=self.backend_args) as path:
-            self._truth = FasterCOCO(path)
+            self._coco_api = FasterCOCO(path)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """As CocoMetric's, `results` the pairs (ground truth, prediction) of `process`."""
         logger = MMLogger.get_current_instance()
-        truth = self._truth
+        truth = self._coco_api
         self.cat_ids = sorted(truth.cats)
         found = {}
         with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ class LVISFasterMetric(CocoMetric):
     def _of_each_class(self, metric: str, precision: np.ndarray) -> dict[str, float]:
         """`precision`: (IoU thresholds, recalls, classes, ranges of area, maxDets), -1 where nothing was counted."""
         found = {}
-        for category, values in zip(self._truth.load_cats(self.cat_ids), precision[:, :, :, 0, -1].T, strict=True):
+        for category, values in zip(self._coco_api.load_cats(self.cat_ids), precision[:, :, :, 0, -1].T, strict=True):
             counted = values[values > -1]
             found[f'{metric}_AP_{category["name"]}'] = float(counted.mean()) if len(counted) else -1.0
         return found

@@ -8,20 +8,20 @@ import copy
 import functools
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, VISUALIZERS
+from official import ROOT, learning_rates, official_lr, read_entries, step
+from official import plain as plain_with_none
 from official_models import in_our_dialect
 
 from internimage.checkpoint import ours_to_official
 
-ROOT = Path(__file__).parents[2]
-OFFICIAL = json.loads(gzip.decompress((ROOT / 'tests/data/official_segmentation.json.gz').read_bytes()))
+OFFICIAL = read_entries('official_segmentation.json.gz')
 
 
 @functools.cache
@@ -43,18 +43,14 @@ def test_every_official_config_is_here_and_no_other():
 
 
 def plain(value):
-    """Config values as JSON has them: dicts, lists (no tuples), numbers. None and no value are the same."""
+    """`official.plain`, None and no value being the same."""
+    return without_none(plain_with_none(value))
+
+
+def without_none(value):
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def step(pipeline, kind):
-    """The one transform of that type, without its type."""
-    (found,) = (t for t in pipeline if t['type'] == kind)
-    return {key: value for key, value in found.items() if key != 'type'}
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    return [without_none(item) for item in value] if isinstance(value, list) else value
 
 
 def is_mask2former(old):
@@ -240,30 +236,15 @@ def test_learning_rate_and_weight_decay_of_every_parameter(name, data):
         assert found[parameter] == pytest.approx(value, rel=1e-9), parameter
 
 
-def official_lr(old, iteration):
-    """The learning rate as mmcv 1.x computes it, in closed form."""
-    policy, lr = old['lr_config'], old['optimizer']['lr']
-    assert (policy['policy'], policy['warmup'], policy['by_epoch']) == ('poly', 'linear', False)
-    progress = iteration / old['runner']['max_iters']
-    lr = (lr - policy['min_lr']) * (1 - progress) ** policy['power'] + policy['min_lr']
-    if iteration < policy['warmup_iters']:
-        lr *= 1 - (1 - iteration / policy['warmup_iters']) * (1 - policy['warmup_ratio'])
-    return lr
-
-
 def test_learning_rate_curve(pair):
     """Step by step the official curve in its first part (it has one slope, and an error of one iteration in its length
     shows there, at 1e-7 of the value)."""
     old, cfg = pair
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
-    wrapper = OptimWrapper(optimizer)
-    schedulers = [PARAM_SCHEDULERS.build(item, default_args=dict(optimizer=wrapper)) for item in cfg.param_scheduler]
-    for iteration in range(old['lr_config']['warmup_iters'] + 100):
-        expected = official_lr(old, iteration)
-        assert optimizer.param_groups[0]['lr'] == pytest.approx(expected, rel=1e-9, abs=0), f'iteration {iteration}'
-        wrapper.step()
-        for scheduler in schedulers:
-            scheduler.step()
+    policy = old['lr_config']
+    assert (policy['policy'], policy['warmup'], policy['by_epoch']) == ('poly', 'linear', False)
+    iterations = policy['warmup_iters'] + 100
+    for iteration, found in learning_rates(cfg, iterations, iterations):
+        assert found == pytest.approx(official_lr(old, iteration, 0), rel=1e-9, abs=0), f'iteration {iteration}'
 
 
 def test_length_and_checkpoints(pair):
