@@ -170,8 +170,8 @@ class TestRegistry:
                 assert list(backbone[key]) == list(value) if isinstance(value, tuple) else backbone[key] == value
 
     def test_small_variant_of_the_demo_configs(self):
-        for path in ('mask_rcnn_internimage_small_fpn', 'upernet_internimage_small'):
-            backbone = Config.fromfile(f'configs/_base_/models/{path}.py').model.backbone
+        for name in ('mask_rcnn', 'upernet'):
+            backbone = Config.fromfile(f'configs/demo/{name}_internimage_small_shapes.py').model.backbone
             assert {
                 k: tuple(v) if isinstance(v, list) else v for k, v in backbone.items() if k in VARIANTS['small']
             } == (VARIANTS['small'])
