@@ -1,6 +1,6 @@
 # Street scenes (CamVid), 480 x 360 pixels, 11 classes.
 _base_ = [
-    '../_base_/models/upernet_small.py',
+    '../_base_/models/upernet_thin.py',
     '../_base_/backbones/internimage_small.py',
     '../_base_/datasets/camvid.py',
     '../_base_/schedules/schedule_scratch_seg.py',

@@ -1,6 +1,6 @@
 # The demo data set, generated on first use: 160 x 128 pixels, five classes of overlapping shapes and background.
 _base_ = [
-    '../_base_/models/upernet_small.py',
+    '../_base_/models/upernet_thin.py',
     '../_base_/backbones/internimage_small.py',
     '../_base_/datasets/segmentation.py',
     '../_base_/schedules/schedule_scratch_seg.py',
