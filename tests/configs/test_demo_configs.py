@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -24,9 +25,15 @@ class TestDemoConfigs:
     def test_heads_have_the_classes_of_the_data(self, path):
         cfg = Config.fromfile(path)
         metainfo = cfg.train_dataloader.dataset.get('metainfo')
-        classes = len(metainfo.classes) if metainfo else 5 + (cfg.default_scope == 'mmseg')
+        if metainfo:
+            classes = len(metainfo.classes)
+        elif cfg.train_dataloader.dataset.type == 'CocoDataset':
+            classes = len(CocoDataset.METAINFO['classes'])
+        else:
+            classes = 5 + (cfg.default_scope == 'mmseg')
         model = cfg.model
-        heads = [model.get('decode_head'), model.get('auxiliary_head'), *(model.get('roi_head') or {}).values()]
+        heads = [model.get(name) for name in ('decode_head', 'auxiliary_head', 'bbox_head')]
+        heads += (model.get('roi_head') or {}).values()
         found = {head['num_classes'] for head in heads if isinstance(head, dict) and 'num_classes' in head}
         assert found == {classes}
 

@@ -6,6 +6,7 @@ is changed, missing or added fails.
 
 import copy
 import functools
+import sys
 
 import pytest
 import torch
@@ -324,6 +325,17 @@ def test_dump_and_load_again(pair, tmp_path):
     _, cfg = pair
     cfg.dump(tmp_path / 'config.py')
     assert Config.fromfile(tmp_path / 'config.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('name', [name for name in sorted(OFFICIAL) if 'coco/' not in name or 'cascade' in name])
+def test_the_data_root_moves_as_one(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from _common import load_config
+
+    moved = str(load_config(str(ROOT / f'configs/{name}.py'), {'data_root': '/elsewhere/data/'}).to_dict())
+    assert load(name).data_root not in moved.replace('/elsewhere/data/', '')
+    assert moved.count('/elsewhere/data/') == str(load(name).to_dict()).count(load(name).data_root) > 3
+    sys.modules.pop('_common')
 
 
 def test_everything_named_exists_and_the_model_builds(pair):

@@ -14,6 +14,7 @@ from torch import nn
 
 import internimage  # noqa: F401  (registers)
 from internimage.models import CBChannelMapper, CBInternImage, InternImage
+from internimage.models.dino import CheckpointedFFN
 
 TINY = dict(channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), mlp_ratio=1.0, drop_path_rate=0.0)
 SIZE = (64, 96)
@@ -123,7 +124,7 @@ class TestBackbone:
             CBInternImage(**{**TINY, **options}).init_weights()
 
 
-def detector(kind='CBDINO', **backbone):
+def detector(kind='CBDINO', **options):
     """A small DINO, composite or not, with the same weights outside the backbone."""
     attention = dict(embed_dims=32, num_levels=4, dropout=0.0)
     ffn = dict(embed_dims=32, feedforward_channels=32, ffn_drop=0.0)
@@ -135,7 +136,6 @@ def detector(kind='CBDINO', **backbone):
             type=prefix + 'InternImage',
             out_indices=((0, 1, 2, 3), (1, 2, 3)) if prefix else (1, 2, 3),
             **TINY,
-            **backbone,
         ),
         neck=dict(
             type=prefix + 'ChannelMapper',
@@ -180,6 +180,7 @@ def detector(kind='CBDINO', **backbone):
             )
         ),
         test_cfg=dict(max_per_img=5),
+        **options,
     )
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -251,3 +252,17 @@ class TestDetector:
         model.bbox_head.cb_first_weight = 0.0
         losses = model.loss(image, samples())
         assert {value.item() for name, value in losses.items() if name.startswith('cb0.')} == {0.0}
+
+    def test_checkpointing_of_the_feed_forward_networks_changes_nothing(self, image):
+        plain, checkpointed = (detector('OfficialDINO', ffn_with_cp=value).train() for value in (False, True))
+        checkpointed.load_state_dict(plain.state_dict())
+        gradients = []
+        for model in (plain, checkpointed):
+            torch.manual_seed(2)  # the noise of the denoising queries
+            sum(model.loss(image, samples()).values()).backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters()})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, grad in gradients[0].items():
+            torch.testing.assert_close(grad, gradients[1][name])
+        for layer in (*checkpointed.encoder.layers, *checkpointed.decoder.layers):
+            assert isinstance(layer.ffn, CheckpointedFFN)
