@@ -89,7 +89,7 @@ def make_roi_pool(rng: random.Random, device: str):
     if count and rng.random() < 0.2:
         boxes[rng.randrange(count), rng.randrange(4)] = rng.choice([float('nan'), float('inf'), -float('inf')])
     if count and options['sampling_ratio'] and rng.random() < 0.2:
-        boxes[rng.randrange(count), rng.randrange(4)] = rng.choice([1e4, -1e4])
+        boxes[rng.randrange(count), rng.randrange(4)] = rng.choice([256.0, -256.0] if dyadic else [1e4, -1e4])
     image = torch.randint(0, batch, (count, 1), generator=generator)
     options['rois'] = torch.cat([image, boxes], 1).to(
         device, torch.float64 if dtype == torch.float64 else torch.float32

@@ -12,7 +12,6 @@
 
 #include "dcnv3_params.h"
 #include "dcnv3_tasks.h"
-#include "huge_pages.h"
 
 namespace ops_dcnv3 {
 namespace {
@@ -91,7 +90,6 @@ at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Te
                                           offset_scale, remove_center, softmax);
   at::Tensor output = at::empty({p.batch, p.out_height, p.out_width, in.size(3)}, in.options());
   if (output.numel() == 0) return output;
-  use_huge_pages(output.data_ptr(), output.nbytes());
   // A task worth starting a thread for does some 10^5 multiplications.
   const int64_t row_work = p.out_width * in.size(3) * p.points * 4, grain = std::max<int64_t>(1, 100000 / row_work);
   OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3", [&] {

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "huge_pages.h"
 #include "roi_pool_params.h"
 
 namespace ops_dcnv3 {
@@ -227,7 +226,6 @@ RoiPoolTensors prepare(const at::Tensor& input, const at::Tensor& rois, const st
     if (!tensors.input.is_contiguous() && p.rois > 0) {
       const at::Tensor planes = with_channels_first(tensors.input).contiguous();
       tensors.input = at::empty(tensors.input.sizes(), planes.options());
-      use_huge_pages(tensors.input.data_ptr(), tensors.input.nbytes());
       transpose_images(p, planes.const_data_ptr<scalar_t>(), true, tensors.input.mutable_data_ptr<scalar_t>());
     }
   });
@@ -241,7 +239,6 @@ at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::
       prepare(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive);
   const RoiPoolParams& p = tensors.p;
   at::Tensor output = at::empty({p.rois, p.classes * p.depth, p.bins_h, p.bins_w}, tensors.input.options());
-  use_huge_pages(output.data_ptr(), output.nbytes());
   AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_pool", [&] {
     const auto in = tensors.pointers<scalar_t>();
     at::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
@@ -276,8 +273,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
     if (output_mask[0]) {
       // Each thread has channels of its own: no atomics, and the order of every sum is that of the RoIs.
       at::Tensor sums = at::empty(tensors.input.sizes(), options);
-      use_huge_pages(sums.data_ptr(), sums.nbytes());
-      use_huge_pages(grad_input.data_ptr(), grad_input.nbytes());
       sums.zero_();
       const int64_t maps = roi_pool_maps(p), slabs = p.batch * maps * p.classes;
       const int64_t blocks = std::max<int64_t>(1, at::get_num_threads() / std::max<int64_t>(1, slabs));
