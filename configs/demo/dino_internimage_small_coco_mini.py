@@ -18,13 +18,13 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[2].scale = image_scale
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_scale
-train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline))
+train_dataloader = dict(batch_size=2, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json', classwise=False)
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=4e-4, weight_decay=1e-4), clip_grad=dict(max_norm=0.1))
+optim_wrapper = dict(optimizer=dict(lr=3e-4, weight_decay=1e-4), clip_grad=dict(max_norm=0.1))
 train_cfg = dict(max_epochs=max_epochs, val_interval=8)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].T_max = max_epochs
