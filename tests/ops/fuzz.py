@@ -119,10 +119,10 @@ def make_roi_pool(rng: random.Random, device: str):
 MAKERS = dict(dcnv3=make_dcnv3, roi_pool=make_roi_pool)
 
 
-def run(op, tensors, options) -> dict[str, torch.Tensor]:
+def run(op, tensors, options, dtype) -> dict[str, torch.Tensor]:
     tensors = {name: t.detach().requires_grad_() for name, t in tensors.items()}
     output = op(**tensors, **options)
-    weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape).to(output)
+    weights = torch.linspace(-1, 1, output.numel()).to(dtype).to(output).reshape(output.shape)
     gradients = torch.autograd.grad(output, list(tensors.values()), weights)
     return {'output': output.detach(), **{f'grad {name}': g for name, g in zip(tensors, gradients, strict=True)}}
 
@@ -141,8 +141,8 @@ def check(operator: str, seed: int, number: int, device: str) -> str | None:
     name, tensors, options = MAKERS[operator](rng, device)
     dtype = tensors['input'].dtype
     exact = {key: value.double() if torch.is_tensor(value) else value for key, value in options.items()}
-    expected = run(getattr(reference, name), {key: t.double() for key, t in tensors.items()}, exact)
-    actual = run(getattr(ops_dcnv3, name), tensors, options)
+    expected = run(getattr(reference, name), {key: t.double() for key, t in tensors.items()}, exact, dtype)
+    actual = run(getattr(ops_dcnv3, name), tensors, options, dtype)
     for key, value in actual.items():
         if operator == 'roi_pool' and key == 'grad offset':
             # By an offset that does not move a NaN bin, because the other axis is beyond the border, it is 0 or NaN.

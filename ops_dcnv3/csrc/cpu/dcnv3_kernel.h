@@ -17,7 +17,7 @@ namespace ops_dcnv3 {
 namespace {
 
 constexpr int64_t kTilePoints = 256;
-constexpr int64_t kCacheBytes = 4 << 20;  // what a core finds near it, roughly
+constexpr int64_t kCacheBytes = 2 << 20;  // what a core finds near it, roughly
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
 // distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
