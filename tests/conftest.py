@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,12 @@ import torch
 
 def pytest_addoption(parser):
     parser.addoption('--device', default='cpu', help='where the operator tests run: cpu or cuda')
+
+
+def pytest_runtest_setup(item):
+    """A Runner leaves mmengine's default scope behind, in which the next test would look up its classes."""
+    if 'mmengine.registry' in sys.modules:
+        sys.modules['mmengine.registry'].DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from official import ROOT, read_entries
 from test_roi_configs import dicts, slim
@@ -64,7 +63,6 @@ def data_sets(tmp_path_factory):
 @pytest.fixture
 def runner_of(tmp_path, monkeypatch, data_sets):
     """Builds the Runner of a config of that name, slimmed, for one step and one evaluation."""
-    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())  # a Runner leaves its own
     monkeypatch.setattr(Runner, 'dump_config', lambda self: None)  # slow, and tested with the whole config
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on tensors this small threads wait for each other more than they work

@@ -170,8 +170,6 @@ def test_trains_a_step_and_evaluates(path, kind, request, tmp_path, one_thread, 
     )
     cfg.train_cfg.update(max_epochs=1, val_interval=1)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1, save_last=False)
-    # The Runner leaves its default scope behind.
-    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     runner.model.init_weights()
