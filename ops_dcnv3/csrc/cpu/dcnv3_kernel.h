@@ -196,7 +196,8 @@ inline bool exceeds_cache(const Dcnv3Params& p) {
 // Fetches, for a tile at (out_y, out_x), the pixels that no earlier row has read: those as far below as points usually
 // reach. No hardware prefetcher foresees them. `image` stands at the first of `run` channels.
 template <typename T>
-__attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y, int64_t out_x, int64_t pixels) {
+__attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y,
+                                                          int64_t out_x, int64_t pixels) {
   const int64_t usual = 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
   const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual;
   const int64_t begin = std::min(p.width, out_x * p.stride_w), end = std::min(p.width, (out_x + pixels) * p.stride_w);
