@@ -53,14 +53,15 @@ def main() -> None:
     if args.load_from:
         cfg.load_from = args.load_from
     if args.backbone:
-        prefix = dict(prefix='backbone.') if is_whole_model(read_state_dict(args.backbone)) else {}
+        backbone = read_state_dict(args.backbone)
+        prefix = dict(prefix='backbone.') if is_whole_model(backbone) else {}
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
         cfg.load_from = None
 
     check_data(cfg, 'train', 'val')
     model = build_model(cfg)
     if args.backbone and isinstance(model.backbone, InternImage):
-        backbone_weights(model.backbone, read_state_dict(args.backbone), args.backbone)
+        backbone_weights(model.backbone, backbone, args.backbone)
     start_from_checkpoint(cfg, model)
     runner = build_runner(cfg)
     runner.register_hook(FineTuneHook())

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def read_entries(file_name: str) -> dict:
-    """{config name: official entry}"""
+    """{config name: official entry} of a compressed file in tests/data."""
     return json.loads(gzip.decompress((ROOT / 'tests/data' / file_name).read_bytes()))
 
 

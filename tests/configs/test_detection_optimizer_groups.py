@@ -3,8 +3,6 @@
 In tests/data/optimizer_groups.json.gz a backbone has the names of the full-size model, a head those of a small one.
 """
 
-import gzip
-import json
 import re
 
 import pytest
@@ -13,12 +11,12 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
-from official import ROOT
+from official import ROOT, read_entries
 
 import internimage  # noqa: F401  (registers)
 from internimage.checkpoint import official_to_ours
 
-GOLDEN = json.loads(gzip.decompress((ROOT / 'tests/data/optimizer_groups.json.gz').read_bytes()))
+GOLDEN = read_entries('optimizer_groups.json.gz')
 
 
 def in_small_heads(name):

@@ -5,10 +5,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from official import ROOT, read_entries
-from test_roi_configs import dicts, slim
+from test_roi_configs import slim
 from tiny_detection_data import SIZE, WRITERS, Scenes
 
-import internimage  # noqa: F401  (registers)
+from internimage.configuration import dicts
 
 NAMES = sorted(read_entries('official_detection.json.gz'))
 METRICS = dict(

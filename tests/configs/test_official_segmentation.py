@@ -6,8 +6,6 @@ entry into mmseg 1, and the result must *equal* the config's section: a number t
 
 import copy
 import functools
-import gzip
-import json
 
 import pytest
 import torch
@@ -212,9 +210,9 @@ def test_optimizer(pair):
         'ade20k/mask2former_internimage_h_896_80k_cocostuff2ade20k_ss',
     ],
 )
-def test_learning_rate_and_weight_decay_of_every_parameter(name, data):
+def test_learning_rate_and_weight_decay_of_every_parameter(name):
     """The official rule's own output, {official name: [learning rate, weight decay]}."""
-    golden = json.loads(gzip.decompress((data / 'optimizer_groups.json.gz').read_bytes()))[name]
+    golden = read_entries('optimizer_groups.json.gz')[name]
     cfg = copy.deepcopy(load(name))
     cfg.model.backbone.init_cfg = None
     if not any('gamma' in parameter for parameter in golden):  # that of T was made without layer_scale

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-import internimage  # noqa: F401  (registers)
+from internimage.configuration import dicts
 from internimage.datasets import generate_shapes
 from internimage.engine.layer_decay import ROI_OFFSET_LAYERS
 
@@ -24,15 +24,6 @@ PATHS = [
 ]
 IMAGE_SCALE = (128, 96)
 WIDTH = 32
-
-
-def dicts(node):
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from dicts(child)
 
 
 def offset_layers(model):

@@ -16,6 +16,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 
+from internimage.configuration import leaf_datasets
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ('ade20k', 'cityscapes', 'coco_stuff10k', 'coco_stuff164k', 'mapillary', 'nyu_depth_v2', 'pascal_context')
 # With a tiny backbone these differ from the others in nothing, or, single-scale from multi-scale, test nothing more.
@@ -164,17 +166,13 @@ def shrink(cfg):
     cfg.train_dataloader.batch_size = 2  # batch norm of one image, in UPerNet's pool of 1 x 1, needs other GPUs
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
-        for dataset in leaves(loader.dataset):
+        for dataset in leaf_datasets(loader.dataset):
             for transform in dataset.pipeline:
                 if 'scale' in transform:
                     transform.scale = SIZE[::-1]
                 if 'crop_size' in transform:
                     transform.crop_size = crop
     cfg.train_cfg.update(max_iters=1, val_interval=1)
-
-
-def leaves(dataset):
-    return dataset.get('datasets', [dataset])
 
 
 def labels_of(dataset):
@@ -191,7 +189,7 @@ def test_trains_and_evaluates(path, data, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)  # the configs say data/...
     cfg = Config.fromfile(path)
 
-    for dataset in leaves(cfg.train_dataloader.dataset) + leaves(cfg.val_dataloader.dataset):
+    for dataset in (*leaf_datasets(cfg.train_dataloader.dataset), *leaf_datasets(cfg.val_dataloader.dataset)):
         found = labels_of(dataset)
         assert found
         for file, index in found.items():
