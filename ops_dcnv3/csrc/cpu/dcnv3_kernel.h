@@ -17,7 +17,7 @@ namespace ops_dcnv3 {
 namespace {
 
 constexpr int64_t kTilePoints = 256;
-constexpr int64_t kCacheBytes = 2 << 20;  // what a core finds near it, roughly
+constexpr int64_t kCacheBytes = 12 << 20;  // what a program may hope to find in the last-level cache
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
 // distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
@@ -96,8 +96,12 @@ struct Tile {
 template <typename V, typename Scalar>
 inline void store_quadruples(V a, V b, V c, V d, Scalar* out) {
   const V low[2] = {zip_low(a, c), zip_low(b, d)}, high[2] = {zip_high(a, c), zip_high(b, d)};
-  const V all[4] = {zip_low(low[0], low[1]), zip_high(low[0], low[1]), zip_low(high[0], high[1]), zip_high(high[0], high[1])};
-  std::memcpy(out, all, sizeof(all));
+  // One by one: of an array GCC makes a copy on the stack first.
+  auto write = [out](int i, V part) { std::memcpy(out + i * lanes<V>, &part, sizeof(part)); };
+  write(0, zip_low(low[0], low[1]));
+  write(1, zip_high(low[0], low[1]));
+  write(2, zip_low(high[0], high[1]));
+  write(3, zip_high(high[0], high[1]));
 }
 
 template <typename T>
@@ -181,6 +185,7 @@ inline void for_tiles(const Dcnv3Params& p, int64_t tile_pixels, int64_t row_beg
 template <typename T>
 __attribute__((always_inline)) inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels) {
   constexpr int64_t line = 64 / sizeof(T);
+  if (stride == run) run *= pixels, pixels = 1;
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
     for (int64_t i = 0; i < run + line - 1; i += line) __builtin_prefetch(from + pixel * stride + std::min(i, run - 1));
   }
@@ -338,63 +343,73 @@ inline V sum_of(const V* values) {
   }
 }
 
-// One tile of the output; `image` and `output` stand at its first channel.
-template <int kChannels, Corners kCorners, typename T>
+// One tile of the output; `image` and `output` stand at its first channel. kPoints: points of the window, 0 for any number.
+template <int kChannels, int kPoints, Corners kCorners, typename T>
 inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, const T* image, T* output) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
   using V = typename S::Vector;
   const int64_t group_channels = kChannels ? kChannels : p.group_channels, channels = p.groups * group_channels;
-  const int64_t row = p.width * channels;
+  const int64_t points = kPoints ? kPoints : p.points, row = p.width * channels;
   // What a point that reads nothing reads: not the image, where there might be a NaN. Without a branch, as such points
   // come at random.
   static constexpr T kNothing[4 * S::kWidth] = {};
-  for (int64_t pixel = 0, first = 0; pixel < pixels; ++pixel) {
-    for (int64_t group = 0; group < p.groups; ++group, first += p.points, output += group_channels) {
-      const T* group_image = image + group * group_channels;
+  int64_t first = 0;
+  const A* weights = tile.weight;
+  const auto* places = tile.pixel;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    const T* group_image = image;
+    for (int64_t group = 0; group < p.groups; ++group) {
       for_channels<S>(
           group_channels,
           [&](int64_t c, auto vectors) {
-            constexpr int count = decltype(vectors)::value, sums = 8 / count;  // so many that none waits for another
+            // Sums of their own for the corners, so that none waits for another. The first point starts them.
+            constexpr int count = decltype(vectors)::value, sums = 4 / count;
             V total[count][sums];
-            for (int v = 0; v < count; ++v) {
-              for (int i = 0; i < sums; ++i) total[v][i] = S::zero();
-            }
             const T* channel = group_image + c;
-            const A* weights = tile.weight + 4 * first;
-            auto add = [&](int64_t k, auto slot) __attribute__((always_inline)) {
+            const T* shifted[4] = {channel, channel + channels, channel + row, channel + row + channels};
+            auto add = [&](int64_t k, auto starts) __attribute__((always_inline)) {
               int64_t at[4];
-              corners<kCorners>(tile, k, channels, row, at);
-              const T* base = kCorners == Corners::interior || tile.pixel[k] >= 0 ? channel : kNothing;
+              if constexpr (kCorners == Corners::interior) {
+                at[0] = at[1] = at[2] = at[3] = places[k] * channels;
+              } else {
+                corners<kCorners>(tile, first + k, channels, row, at);
+              }
+              const T* base = places[k] >= 0 ? channel : kNothing;
               V weight[4];
-              spread(weights + 4 * (k - first), weight);
+              spread(weights + 4 * k, weight);
               for (int corner = 0; corner < 4; ++corner) {
-                const T* from = base + at[corner];
+                const T* from = (kCorners == Corners::interior ? shifted[corner] : base) + at[corner];
                 for (int v = 0; v < count; ++v) {
-                  total[v][(slot() + corner) % sums] += weight[corner] * S::load(from + v * S::kWidth);
+                  const V value = S::load(from + v * S::kWidth);
+                  V& sum = total[v][corner % sums];
+                  if (starts() && corner < sums) {
+                    sum = weight[corner] * value;
+                  } else {
+                    sum += weight[corner] * value;
+                  }
                 }
               }
             };
-            const int64_t end = first + p.points;
-            int64_t k = first;
-            for (; k + 2 <= end; k += 2) add(k, std::integral_constant<int, 0>()), add(k + 1, std::integral_constant<int, 4>());
-            if (k < end) add(k, std::integral_constant<int, 0>());
-            for (int v = 0; v < count; ++v) {
-              S::store(sum_of<sums>(total[v]), output + c + v * S::kWidth);
-            }
+            add(0, std::true_type());
+#pragma GCC unroll 8
+            for (int64_t k = 1; k < points; ++k) add(k, std::false_type());
+            for (int v = 0; v < count; ++v) S::store(sum_of<sums>(total[v]), output + c + v * S::kWidth);
           },
           [&](int64_t c) {
             A total = 0;
-            for (int64_t k = first; k < first + p.points; ++k) {
+            for (int64_t k = 0; k < points; ++k) {
               int64_t at[4];
-              corners<kCorners>(tile, k, channels, row, at);
-              const T* base = kCorners == Corners::interior || tile.pixel[k] >= 0 ? group_image + c : kNothing;
+              corners<kCorners>(tile, first + k, channels, row, at);
+              const T* base = kCorners == Corners::interior || places[k] >= 0 ? group_image + c : kNothing;
               for (int corner = 0; corner < 4; ++corner) {
-                total += tile.weight[4 * k + corner] * to_accumulate(base[at[corner]]);
+                total += weights[4 * k + corner] * to_accumulate(base[at[corner]]);
               }
             }
             from_accumulate(total, output + c);
           });
+      first += points, places += points, weights += 4 * points;
+      group_image += group_channels, output += group_channels;
     }
   }
 }
@@ -418,17 +433,19 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
       }
       const auto points = read_points(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
                                       p.batch * p.out_height * p.out_width - pixel, pixels, tile);
-      auto sample_tile = sample<kChannels, Corners::interior, T>;
-      if (!locate<Corners::interior, false>(p, points, y, x, tile)) {
-        if (near) {
-          locate<Corners::near, false>(p, points, y, x, tile);
-          sample_tile = sample<kChannels, Corners::near, T>;
-        } else {
-          locate<Corners::far, false>(p, points, y, x, tile);
-          sample_tile = sample<kChannels, Corners::far, T>;
-        }
+      auto sample_tile = [&](auto corners) {
+        auto* function = p.points == 9 ? sample<kChannels, 9, corners(), T> : sample<kChannels, 0, corners(), T>;
+        function(p, tile, pixels, image, output + pixel * channels);
+      };
+      if (locate<Corners::interior, false>(p, points, y, x, tile)) {
+        sample_tile(std::integral_constant<Corners, Corners::interior>());
+      } else if (near) {
+        locate<Corners::near, false>(p, points, y, x, tile);
+        sample_tile(std::integral_constant<Corners, Corners::near>());
+      } else {
+        locate<Corners::far, false>(p, points, y, x, tile);
+        sample_tile(std::integral_constant<Corners, Corners::far>());
       }
-      sample_tile(p, tile, pixels, image, output + pixel * channels);
     });
   });
 }
