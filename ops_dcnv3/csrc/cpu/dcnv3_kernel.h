@@ -17,6 +17,8 @@ namespace ops_dcnv3 {
 namespace {
 
 constexpr int64_t kTilePoints = 256;
+// Windows of 3x3, which all published models have, get code of their own, unrolled. For short vectors it is too long to pay.
+constexpr int kUsualPoints = OPS_DCNV3_VECTOR_BYTES > 16 ? 9 : 0;
 constexpr int64_t kCacheBytes = 12 << 20;  // what a program may hope to find in the last-level cache
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
@@ -191,11 +193,12 @@ __attribute__((always_inline)) inline void prefetch(const T* from, int64_t strid
   }
 }
 
-// Whether the tensors are so large that fetching ahead is worth its instructions.
+// Whether `times` the size of input, offset and mask is so large that fetching ahead is worth its instructions.
 template <typename T>
-inline bool exceeds_cache(const Dcnv3Params& p) {
+inline bool exceeds_cache(const Dcnv3Params& p, int64_t times) {
   const int64_t input = p.height * p.width * p.groups * p.group_channels;
-  return p.batch * (input + p.out_height * p.out_width * 3 * p.groups * p.points) * int64_t(sizeof(T)) > kCacheBytes;
+  const int64_t all = p.batch * (input + p.out_height * p.out_width * 3 * p.groups * p.points);
+  return times * all * int64_t(sizeof(T)) > kCacheBytes;
 }
 
 // Fetches, for a tile at (out_y, out_x), the pixels that no earlier row has read: those as far below as points usually
@@ -419,7 +422,7 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
              int64_t row_end, void* memory) {
   Tile<T> tile(p, p.groups, memory);
   const int64_t channels = p.groups * p.group_channels, last = row_end * p.out_width;
-  const bool near = is_near<T>(p), fetches = exceeds_cache<T>(p);
+  const bool near = is_near<T>(p), fetches = exceeds_cache<T>(p, 1);
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
     for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
@@ -434,7 +437,8 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
       const auto points = read_points(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
                                       p.batch * p.out_height * p.out_width - pixel, pixels, tile);
       auto sample_tile = [&](auto corners) {
-        auto* function = p.points == 9 ? sample<kChannels, 9, corners(), T> : sample<kChannels, 0, corners(), T>;
+        auto* function =
+            p.points == kUsualPoints ? sample<kChannels, kUsualPoints, corners(), T> : sample<kChannels, 0, corners(), T>;
         function(p, tile, pixels, image, output + pixel * channels);
       };
       if (locate<Corners::interior, false>(p, points, y, x, tile)) {
@@ -559,14 +563,14 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
   const int64_t first_channel = group_begin * p.group_channels, first_point = group_begin * p.points;
   const int64_t own_channels = tile.groups * p.group_channels, own_points = tile.pixel_points;
   const int64_t last = row_end * p.out_width;
-  const bool want_points = grad.offset || grad.mask, fetches = exceeds_cache<T>(p);
+  const bool want_points = grad.offset || grad.mask, fetches = exceeds_cache<T>(p, 3);  // with the gradients
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
     auto run = [&](auto corners, auto want_input, auto want_points) {
       for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
         const int64_t start = row / p.out_height * p.height * p.width * channels + first_channel;
         const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
-      const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
+        const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
         if (fetches) {
           prefetch(offset + next * p.offset_stride + 2 * first_point, p.offset_stride, 2 * own_points, next_pixels);
           prefetch(mask + next * p.mask_stride + first_point, p.mask_stride, own_points, next_pixels);

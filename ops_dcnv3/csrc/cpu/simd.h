@@ -81,6 +81,13 @@ struct Simd {
     Vector to;
     if constexpr (sizeof(T) == sizeof(Scalar)) {
       std::memcpy(&to, from, sizeof(to));
+#if OPS_DCNV3_VECTOR_BYTES == 64
+    } else if constexpr (std::is_same<T, BFloat16>::value) {
+      // Each number to the upper half of its element, zeros to the lower one: one instruction in place of two.
+      const __m512i numbers = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+      const Bits twice = Bits{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001u;
+      to = (Vector)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)twice, numbers);
+#endif
     } else {
       to = widen<Vector>(load_bits(from), T{});
     }
