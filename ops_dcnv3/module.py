@@ -60,6 +60,19 @@ def build_act_layer(act_layer: str) -> nn.Module:
     return layers[act_layer]()
 
 
+_FUSED = (nn.Sequential, nn.Conv2d, nn.Sequential, _Permute, nn.LayerNorm, nn.GELU)
+
+
+def _can_fuse(dw_conv: nn.Module) -> bool:
+    """Whether it is as built with 'LN' and 'GELU', and nobody watches its inner results."""
+    modules = tuple(dw_conv.modules())
+    return (
+        tuple(map(type, modules)) == _FUSED
+        and modules[-1].approximate == 'none'
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    )
+
+
 class DCNv3(nn.Module):
     """Deformable convolution v3 as a layer (arXiv 2211.05778, section 3.1), (N, H, W, C) in, (N, H_out, W_out, C) out.
 
@@ -167,7 +180,7 @@ class DCNv3(nn.Module):
         if dtype is not None:
             input = input.to(dtype)  # once for both that read it
         value = self.input_proj(input)
-        local = self.dw_conv(input.permute(0, 3, 1, 2))  # (N, H_out, W_out, C)
+        local = self._local_features(input)
         x = dcnv3(
             value,
             self.offset(local),
@@ -189,9 +202,30 @@ class DCNv3(nn.Module):
             x = torch.lerp(x, value[:, :: self.stride, :: self.stride].to(x.dtype), scale.to(x.dtype))
         return self.output_proj(x)
 
+    def _local_features(self, input: Tensor) -> Tensor:
+        """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""
+        if (
+            input.device.type == 'cpu'
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()  # which fuses by itself
+            and not torch.jit.is_tracing()
+            and _can_fuse(self.dw_conv)
+        ):
+            conv, (_, norm), _ = self.dw_conv
+            return torch.ops.ops_dcnv3.depthwise_norm_gelu(
+                input, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, conv.stride, conv.padding
+            )
+        return self.dw_conv(input.permute(0, 3, 1, 2))
+
     def extra_repr(self) -> str:
         return (
             f'{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}, pad={self.pad}, '
             f'dilation={self.dilation}, group={self.group}, offset_scale={self.offset_scale}, '
             f'center_feature_scale={self.center_feature_scale}, remove_center={self.remove_center}'
         )
+
+
+@torch.library.register_fake('ops_dcnv3::depthwise_norm_gelu')
+def _(input, weight, bias, norm_weight, norm_bias, eps, stride, padding):
+    size = ((input.shape[1 + i] + 2 * padding[i] - weight.shape[2 + i]) // stride[i] + 1 for i in (0, 1))
+    return input.new_empty((input.shape[0], *size, input.shape[3]))

@@ -544,6 +544,7 @@ def test_every_instruction_set_of_this_machine(capability):
     """The kernels that a lesser processor would take, in a process of their own: the choice is made once."""
     script = """
 import torch
+import torch.nn.functional as F
 from ops_dcnv3 import dcnv3, reference
 
 print(torch.ops.ops_dcnv3.cpu_capability())
@@ -556,6 +557,16 @@ for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4), (torch.b
         gradients = torch.autograd.grad(outputs[0].sum(), tensors), torch.autograd.grad(outputs[1].sum(), exact)
         for a, b in zip((outputs[0], *gradients[0]), (outputs[1], *gradients[1])):
             assert (a.double() - b).abs().max() <= tolerance * b.abs().max(), (dtype, channels)
+        logits = tensors[2].detach() * 40
+        inside = dcnv3(*tensors[:2], logits, groups=2, softmax=True)
+        before = reference.dcnv3(*exact[:2], logits.double(), groups=2, softmax=True)
+        assert (inside.double() - before).abs().max() <= tolerance * before.abs().max(), (dtype, channels)
+        x, rows = torch.randn(2, 5, 19, channels).to(dtype), torch.randn(12, channels).to(dtype)
+        weight = rows[:9].T.reshape(channels, 1, 3, 3)
+        fused = torch.ops.ops_dcnv3.depthwise_norm_gelu(x, weight, *rows[9:], 0.1, (1, 1), (1, 1))
+        steps = F.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), rows[9].double(), padding=1, groups=channels)
+        steps = F.gelu(F.layer_norm(steps.permute(0, 2, 3, 1), (channels,), rows[10].double(), rows[11].double(), 0.1))
+        assert (fused.double() - steps).abs().max() <= tolerance * steps.abs().max(), (dtype, channels)
 """
     environment = {**os.environ, 'ATEN_CPU_CAPABILITY': capability}
     done = subprocess.run([sys.executable, '-c', script], env=environment, capture_output=True, text=True)

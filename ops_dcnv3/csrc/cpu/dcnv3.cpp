@@ -1,56 +1,19 @@
 // DCNv3 on the CPU: from tensors to tasks for ATen's threads, and the choice of the instruction set.
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 
 #include "dcnv3_params.h"
 #include "dcnv3_tasks.h"
+#include "from_torch.h"
 
 namespace ops_dcnv3 {
 namespace {
-
-// Kernels do not know torch's 16-bit types; they have the same bits.
-template <typename T>
-struct Storage {
-  using type = T;
-};
-template <>
-struct Storage<at::BFloat16> {
-  using type = BFloat16;
-};
-template <>
-struct Storage<at::Half> {
-  using type = Half;
-};
-
-enum class Capability { portable, avx2, avx512 };
-
-// The widest that this processor has, or less if ATEN_CPU_CAPABILITY says so, as for torch's own kernels.
-Capability detect_capability() {
-#ifdef OPS_DCNV3_X86
-  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
-  const std::string limit = variable ? variable : "";
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (limit == "default") return Capability::portable;
-  if (has_avx512 && limit != "avx2") return Capability::avx512;
-  if (has_avx2) return Capability::avx2;
-#endif
-  return Capability::portable;
-}
-
-Capability capability() {
-  static const Capability detected = detect_capability();
-  return detected;
-}
 
 // A vector wider than the channels of a group would leave all of them to the scalar tail.
 template <typename T>
@@ -72,14 +35,6 @@ std::string cpu_capability() {
     default:
       return "portable";
   }
-}
-
-#define OPS_DCNV3_DISPATCH(dtype, name, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, name, __VA_ARGS__)
-
-template <typename T>
-auto* storage(const at::Tensor& tensor) {
-  return reinterpret_cast<typename Storage<T>::type*>(tensor.data_ptr<T>());
 }
 
 at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask, at::IntArrayRef kernel_size,

@@ -44,8 +44,8 @@ struct Tile {
   int64_t groups, pixel_points, pixels;  // groups, points of a pixel in them, the most pixels of a tile
   // Of the kernel window, and of the pixel from the tile's first one: the same for every tile.
   A *grid_x, *grid_y, *pixel_x;
-  // Offsets (x, y); the mask as it was read; its softmax where that is asked for.
-  A *offset, *logit, *modulation;
+  // Offsets (x, y); the mask as it was read; on the way to its softmax; that, where it is asked for.
+  A *offset, *logit, *power, *modulation;
   // Located: position; top left pixel; modulation. For a point that reads nothing: 0; -1; 0, or NaN where its position is.
   A *x, *y;
   Integer* pixel;
@@ -66,7 +66,7 @@ struct Tile {
       used += (count * int64_t(sizeof(*block)) + 63) / 64 * 64;
     };
     take(grid_x, room), take(grid_y, room), take(pixel_x, room);
-    take(offset, 2 * room), take(logit, room), take(modulation, room);
+    take(offset, 2 * room), take(logit, room), take(power, room), take(modulation, room);
     take(x, room), take(y, room), take(pixel, room), take(gain, room), take(corner, 4 * room);
     take(weight, 4 * room), take(dot, 4 * room), take(grad_modulation, room);
     return used;
@@ -134,42 +134,43 @@ inline void write_pixels(const accumulate_t<T>* from, int64_t stride, int64_t ru
   }
 }
 
-template <typename V, typename Combine, int half = lanes<V> / 2>
-inline auto reduce(V values, Combine combine) {
-  if constexpr (half == 0) {
-    return values[0];
-  } else {
-    const V moved = shuffle(values, values, [](int i) constexpr { return (i + half) % lanes<V>; });
-    return reduce<V, Combine, half / 2>(combine(values, moved), combine);
-  }
-}
-
-// The modulation from the logits: a softmax over each of `runs` runs of `length` elements. What a vector writes beyond its
-// run, the next run overwrites.
+// The modulation from the logits: a softmax over each of `runs` runs of `length` elements. `powers` is room for as many. What
+// a vector writes beyond its run, the next run overwrites.
 template <typename A>
-inline void softmax(const A* logit, int64_t runs, int64_t length, A* modulation) {
+inline void softmax(const A* logit, int64_t runs, int64_t length, A* powers, A* modulation) {
   using S = Simd<A>;
   using V = typename S::Vector;
   typename S::Integers lane;
   for (int i = 0; i < S::kWidth; ++i) lane[i] = i;
-  const V lowest = S::broadcast(-std::numeric_limits<A>::infinity());
-  auto load = [&](int64_t k) {
-    const V values = S::load(logit + k);
-    return lane < static_cast<typename S::Integer>(length - k) ? values : lowest;
-  };
   auto add = [](V a, V b) { return a + b; };
   auto largest = [](V a, V b) { return a > b ? a : b; };
-  for (int64_t run = 0; run < runs; ++run, logit += length, modulation += length) {
-    V top = lowest, sum = S::zero();
-    for (int64_t k = 0; k < length; k += S::kWidth) top = largest(top, load(k));
-    top = S::broadcast(reduce(top, largest));
-    for (int64_t k = 0; k < length; k += S::kWidth) {
-      const V power = exponential(load(k) - top);
-      sum += power;
-      S::store(power, modulation + k);
+  auto load = [&](const A* from, int64_t k, V beyond) {
+    const V values = S::load(from + k);
+    return lane < static_cast<typename S::Integer>(length - k) ? values : beyond;
+  };
+  auto sum_of_run = [&](const A* run) {
+    V sum = S::zero();
+    for (int64_t k = 0; k < length; k += S::kWidth) sum += load(run, k, S::zero());
+    return reduce(sum, add);
+  };
+  // All at once, as if no logit were large ...
+  for (int64_t k = 0; k < runs * length; k += S::kWidth) S::store(exponential(S::load(logit + k)), powers + k);
+  for (int64_t run = 0; run < runs; ++run, logit += length, powers += length, modulation += length) {
+    A sum = sum_of_run(powers);
+    // ... and in a run that has others, or small ones alone, once more, from the largest on.
+    if (!(sum > A(1e-10) && sum < A(1e30))) {
+      const V lowest = S::broadcast(-std::numeric_limits<A>::infinity());
+      V top = lowest;
+      for (int64_t k = 0; k < length; k += S::kWidth) top = largest(top, load(logit, k, lowest));
+      top = S::broadcast(reduce(top, largest));
+      for (int64_t k = 0; k < length; k += S::kWidth) {
+        const V power = exponential(load(logit, k, lowest) - top), next = S::load(powers + k);
+        S::store(lane < static_cast<typename S::Integer>(length - k) ? power : next, powers + k);
+      }
+      sum = sum_of_run(powers);
     }
-    const V scale = S::broadcast(A(1) / reduce(sum, add));
-    for (int64_t k = 0; k < length; k += S::kWidth) S::store(S::load(modulation + k) * scale, modulation + k);
+    const V scale = S::broadcast(A(1) / sum);
+    for (int64_t k = 0; k < length; k += S::kWidth) S::store(S::load(powers + k) * scale, modulation + k);
   }
 }
 
@@ -241,7 +242,7 @@ inline Points<accumulate_t<T>> read_points(const Dcnv3Params& p, const T* offset
   const auto* offsets = dense(offset, p.offset_stride, 2 * run, pixels, 2 * run * pixels_left, tile.offset);
   const auto* modulation = dense(mask, p.mask_stride, run, pixels, run * pixels_left, tile.logit);
   if (p.softmax) {
-    softmax(modulation, count / p.points, p.points, tile.modulation);
+    softmax(modulation, count / p.points, p.points, tile.power, tile.modulation);
     modulation = tile.modulation;
   }
   return {count, offsets, modulation};
@@ -310,16 +311,6 @@ inline void corners(const Tile<T>& tile, int64_t k, int64_t channels, int64_t ro
   }
 }
 
-// Calls body(channel, number of vectors as a constant) over the channels of a group, then tail(channel) one by one.
-template <typename S, typename Body, typename Tail>
-inline void for_channels(int64_t channels, Body body, Tail tail) {
-  int64_t c = 0;
-  for (; c + 4 * S::kWidth <= channels; c += 4 * S::kWidth) body(c, std::integral_constant<int, 4>());
-  if (c + 2 * S::kWidth <= channels) body(c, std::integral_constant<int, 2>()), c += 2 * S::kWidth;
-  if (c + S::kWidth <= channels) body(c, std::integral_constant<int, 1>()), c += S::kWidth;
-  for (; c < channels; ++c) tail(c);
-}
-
 // Calls function(channels of a group as a constant), 0 standing for any other number.
 template <typename Function>
 inline void with_channels(int64_t group_channels, Function function) {
@@ -334,15 +325,6 @@ inline void with_channels(int64_t group_channels, Function function) {
       return function(std::integral_constant<int, 64>());
     default:
       return function(std::integral_constant<int, 0>());
-  }
-}
-
-template <int count, typename V>
-inline V sum_of(const V* values) {
-  if constexpr (count == 1) {
-    return values[0];
-  } else {
-    return sum_of<count / 2>(values) + sum_of<count / 2>(values + count / 2);
   }
 }
 

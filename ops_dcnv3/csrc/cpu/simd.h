@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -230,7 +231,37 @@ inline void add_sums(V a, V b, V c, V d, Scalar* out) {
   }
 }
 
-// The exponential function of numbers up to 0, to 2 units in the last place; 0 where it would be subnormal.
+template <int count, typename V>
+inline V sum_of(const V* values) {
+  if constexpr (count == 1) {
+    return values[0];
+  } else {
+    return sum_of<count / 2>(values) + sum_of<count / 2>(values + count / 2);
+  }
+}
+
+// combine() over all elements.
+template <typename V, typename Combine, int half = lanes<V> / 2>
+inline auto reduce(V values, Combine combine) {
+  if constexpr (half == 0) {
+    return values[0];
+  } else {
+    const V moved = shuffle(values, values, [](int i) constexpr { return (i + half) % lanes<V>; });
+    return reduce<V, Combine, half / 2>(combine(values, moved), combine);
+  }
+}
+
+// Calls body(channel, number of vectors as a constant) over the channels, then tail(channel) one by one.
+template <typename S, typename Body, typename Tail>
+inline void for_channels(int64_t channels, Body body, Tail tail) {
+  int64_t c = 0;
+  for (; c + 4 * S::kWidth <= channels; c += 4 * S::kWidth) body(c, std::integral_constant<int, 4>());
+  if (c + 2 * S::kWidth <= channels) body(c, std::integral_constant<int, 2>()), c += 2 * S::kWidth;
+  if (c + S::kWidth <= channels) body(c, std::integral_constant<int, 1>()), c += S::kWidth;
+  for (; c < channels; ++c) tail(c);
+}
+
+// The exponential function, to 2 units in the last place; 0 where it would be subnormal, infinity from 88 on.
 template <typename V>
 inline V exponential(V x) {
   if constexpr (sizeof(x[0]) == 8) {
@@ -238,7 +269,7 @@ inline V exponential(V x) {
     return x;
   } else {
     typedef int32_t Integers __attribute__((vector_size(sizeof(V))));
-    const Integers in_range = x > -87.0f;  // false for NaN
+    const Integers in_range = (x > -87.0f) & (x < 88.0f);  // false for NaN
     const V y = in_range ? x : V{};
     // x = n * log(2) + rest, |rest| <= log(2) / 2. Adding 1.5 * 2^23 leaves n in the low bits of the sum.
     const float round = 12582912.0f;
@@ -250,8 +281,31 @@ inline V exponential(V x) {
     }
     const Integers exponent = (bit_cast<Integers>(shifted) - bit_cast<int32_t>(round)) << 23;
     const V result = bit_cast<V>(bit_cast<Integers>(series) + exponent);
-    const V outside = x == x ? V{} : x;
+    const V infinity = V{} + std::numeric_limits<float>::infinity(), outside = x < 0 ? V{} : x + infinity;
     return in_range ? result : outside;
+  }
+}
+
+// The exact form of GELU, x * (1 + erf(x / sqrt(2))) / 2. float: to 2e-7 of |x|, by the rational function for erf of Eigen.
+template <typename V>
+inline V gelu(V x) {
+  if constexpr (sizeof(x[0]) == 8) {
+    for (int i = 0; i < lanes<V>; ++i) x[i] *= 0.5 * std::erfc(-x[i] * 0.70710678118654752);
+    return x;
+  } else {
+    const V scaled = x * 0.70710678f, below = scaled > 4.0f ? V{} + 4.0f : scaled, z = below < -4.0f ? V{} - 4.0f : below;
+    const V square = z * z;
+    V numerator = V{} - 2.72614225801306e-10f, denominator = V{} - 1.45660718464996e-05f;
+    for (const float coefficient : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f,
+                                    -7.34990630326855e-04f, -2.95459980854025e-03f, -1.60960333262415e-02f}) {
+      numerator = numerator * square + coefficient;
+    }
+    for (const float coefficient : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f,
+                                    -1.42647390514189e-02f}) {
+      denominator = denominator * square + coefficient;
+    }
+    const V half = x * 0.5f;
+    return half + half * z * numerator / denominator;
   }
 }
 

@@ -1,4 +1,4 @@
-// DCNv3 for AVX2. The standard headers come before the target is set: what they define is shared with other files.
+// The kernels for AVX2. The standard headers come before the target is set: what they define is shared with other files.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -18,6 +18,7 @@
 #define OPS_DCNV3_ISA avx2
 #define OPS_DCNV3_VECTOR_BYTES 32
 #include "dcnv3_kernel.h"
+#include "depthwise_kernel.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

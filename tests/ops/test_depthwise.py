@@ -1,0 +1,167 @@
+"""The operator behind the layer's depthwise convolution, norm and GELU in inference."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ops_dcnv3 import DCNv3
+
+depthwise_norm_gelu = torch.ops.ops_dcnv3.depthwise_norm_gelu
+FUSED = depthwise_norm_gelu.default
+
+
+def make_inputs(channels=20, size=(5, 7), kernel=(3, 3), batch=2, dtype=torch.float64):
+    torch.manual_seed(0)
+    weight = torch.randn(channels, 1, *kernel, dtype=torch.float64)
+    bias, norm_weight, norm_bias = torch.randn(3, channels, dtype=torch.float64)
+    input = torch.randn(batch, *size, channels, dtype=torch.float64)
+    return [t.to(dtype) for t in (input, weight, bias, norm_weight, norm_bias)]
+
+
+def step_by_step(input, weight, bias, norm_weight, norm_bias, eps, stride, padding):
+    channels = input.shape[-1]
+    x = F.conv2d(input.permute(0, 3, 1, 2), weight, bias, stride, padding, groups=channels).permute(0, 2, 3, 1)
+    return F.gelu(F.layer_norm(x, (channels,), norm_weight, norm_bias, eps))
+
+
+@pytest.mark.parametrize('channels', [1, 3, 16, 70])
+@pytest.mark.parametrize(
+    'kernel, stride, padding',
+    [
+        ((3, 3), (1, 1), (1, 1)),
+        ((5, 5), (1, 1), (2, 2)),
+        ((2, 3), (1, 1), (0, 3)),
+        ((3, 5), (2, 1), (1, 0)),
+        ((5, 3), (1, 2), (3, 1)),
+        ((1, 4), (3, 1), (0, 2)),
+    ],
+)
+@pytest.mark.parametrize(
+    'dtype, tolerance',
+    [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.float16, 2e-2), (torch.bfloat16, 0.15)],
+)
+def test_is_three_steps_in_one(channels, kernel, stride, padding, dtype, tolerance, device):
+    tensors = [t.to(device) for t in make_inputs(channels, (6, 21), kernel, dtype=dtype)]
+    exact = step_by_step(*[t.double() for t in tensors], 1e-3, stride, padding)
+    output = depthwise_norm_gelu(*tensors, 1e-3, stride, padding)
+    assert output.dtype == dtype and output.is_contiguous()
+    torch.testing.assert_close(output.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+def test_parameters_may_be_float32_beside_a_16_bit_input(device):
+    """As under autocast, which leaves parameters as they are."""
+    input, *parameters = [t.to(device) for t in make_inputs()]
+    exact = step_by_step(input, *parameters, 1e-6, (1, 1), (1, 1))
+    output = depthwise_norm_gelu(input.bfloat16(), *[t.float() for t in parameters], 1e-6, (1, 1), (1, 1))
+    torch.testing.assert_close(output.double(), exact, rtol=0.1, atol=0.1)
+
+
+def test_other_layouts(device):
+    input, weight, bias, norm_weight, norm_bias = [t.to(device) for t in make_inputs()]
+    expected = depthwise_norm_gelu(input, weight, bias, norm_weight, norm_bias, 1e-6, (1, 1), (1, 1))
+    strided = input.transpose(1, 2).contiguous().transpose(1, 2)
+    transposed = weight.contiguous(memory_format=torch.channels_last)
+    output = depthwise_norm_gelu(strided, transposed, bias, norm_weight, norm_bias, 1e-6, (1, 1), (1, 1))
+    assert torch.equal(output, expected)
+    without_bias = depthwise_norm_gelu(input, weight, None, norm_weight, norm_bias, 1e-6, (1, 1), (1, 1))
+    zero = torch.zeros_like(bias)
+    assert torch.equal(without_bias, depthwise_norm_gelu(input, weight, zero, norm_weight, norm_bias, 1e-6, (1, 1), (1, 1)))
+    empty = depthwise_norm_gelu(input[:0], weight, bias, norm_weight, norm_bias, 1e-6, (1, 1), (1, 1))
+    assert empty.shape == (0, *input.shape[1:])
+
+
+def test_nan_stays_in_the_windows_that_read_it(device):
+    input, *parameters = [t.to(device) for t in make_inputs(size=(6, 30), batch=1, dtype=torch.float32)]
+    clean = depthwise_norm_gelu(input, *parameters, 1e-6, (1, 1), (1, 1))
+    input[0, 2, 11, 0] = float('nan')
+    spoiled = depthwise_norm_gelu(input, *parameters, 1e-6, (1, 1), (1, 1))
+    assert spoiled[0, 1:4, 10:13].isnan().all()  # the norm spreads it over the channels
+    spoiled[0, 1:4, 10:13] = clean[0, 1:4, 10:13]
+    assert torch.equal(spoiled, clean)
+
+
+def test_does_not_depend_on_the_number_of_threads():
+    arguments = (*make_inputs(64, (37, 41), dtype=torch.float32), 1e-6, (1, 1), (1, 1))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = depthwise_norm_gelu(*arguments)
+        torch.set_num_threads(3)
+        assert torch.equal(alone, depthwise_norm_gelu(*arguments))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_is_composed_where_there_is_no_kernel():
+    """What CUDA runs, here with tensors of the CPU."""
+    arguments = (*make_inputs(), 1e-6, (2, 1), (1, 0))
+    composed = FUSED._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *arguments)
+    torch.testing.assert_close(composed, depthwise_norm_gelu(*arguments), rtol=1e-12, atol=1e-12)
+
+
+def test_pytorch_knows_the_operator(device):
+    arguments = (*[t.to(device) for t in make_inputs(kernel=(3, 5))], 1e-6, (2, 1), (1, 0))
+    torch.library.opcheck(FUSED, arguments, test_utils=('test_schema', 'test_faketensor'))
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(input=torch.zeros(2, 5, 20)), r'input must be \(N, H, W, C\)'),
+        (dict(weight=torch.zeros(19, 1, 3, 3)), r'weight must be \(20, 1, height, width\)'),
+        (dict(norm_weight=torch.zeros(19)), r'must be \(20\), got shape'),
+        (dict(input=torch.zeros(1, 1, 1, 20), padding=(0, 0)), 'the kernel must fit into the padded input'),
+        (dict(stride=(0, 1)), 'stride must be a positive pair'),
+    ],
+)
+def test_errors(change, message):
+    names = ('input', 'weight', 'bias', 'norm_weight', 'norm_bias', 'eps', 'stride', 'padding')
+    arguments = dict(zip(names, (*make_inputs(dtype=torch.float32), 1e-6, (1, 1), (1, 1)), strict=True))
+    with pytest.raises(RuntimeError, match=message):
+        depthwise_norm_gelu(**{**arguments, **change})
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operators = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.operators.add(operator)
+        return operator(*args, **(kwargs or {}))
+
+
+def runs_fused(layer: nn.Module, x: torch.Tensor) -> bool:
+    with Recorder() as recorder:
+        layer(x)
+    return FUSED in recorder.operators
+
+
+@pytest.mark.parametrize('options', [dict(), dict(stride=2), dict(dw_kernel_size=5), dict(center_feature_scale=True)])
+def test_the_layer_gives_the_same_with_and_without_gradients(options):
+    torch.manual_seed(0)
+    layer = DCNv3(channels=32, group=2, **options)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 9, 14, 32)
+    trained = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), trained, rtol=1e-4, atol=1e-4)
+        assert runs_fused(layer, x)
+    assert not runs_fused(layer, x)
+
+
+def test_the_layer_keeps_to_its_modules_where_the_operator_is_not_the_same():
+    x = torch.randn(1, 4, 5, 8)
+    with torch.no_grad():
+        for options in (dict(norm_layer='BN'), dict(act_layer='SiLU'), dict(act_layer='ReLU')):
+            assert not runs_fused(DCNv3(channels=8, group=2, **options), x)
+        seen, layer = [], DCNv3(channels=8, group=2)
+        handle = layer.dw_conv[1].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+        assert not runs_fused(layer, x) and seen == [(1, 4, 5, 8)]
+        handle.remove()
+        assert runs_fused(layer, x)
+        layer.dw_conv[2] = nn.GELU(approximate='tanh')
+        assert not runs_fused(layer, x)
