@@ -15,9 +15,10 @@ pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torc
 three need torch alone. `model` and `train` time whole backbones against timm's, each of those in the memory layout that
 it is faster in.
 
-What stands in one row takes turns, sample by sample, each after the others went through the caches. A figure is the
-median of its samples, `spread` their (90th - 10th percentile) / median. On CUDA events time single calls from an idle
-GPU, and inputs rotate. A ratio `a/b` is the time of a by the time of b. GB/s counts what the operator must move:
+What stands in one row takes turns, sample by sample. On the CPU a sample is the second of two calls, so that nobody
+pays for the caches that another one left, and freed memory is kept: glibc would map the pages of results over 32 MB anew
+for each call, which takes longer than an operator. On CUDA events time single calls from an idle GPU, and inputs rotate.
+A figure is the median of its samples, `spread` their (90th - 10th percentile) / median. A ratio `a/b` is the time of a by the time of b. GB/s counts what the operator must move:
 forward input, offset, mask and output, backward input, offset, mask, their gradients and the output's, each once; `of
 copy` is its share of what `copy_` of 256 MB reads and writes per second. Peak is the memory that a call takes beyond
 what was there before, results included.
@@ -141,6 +142,10 @@ class Machine:
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True
             self.flush = torch.zeros(LARGE, dtype=torch.uint8, device=device)
+        elif hasattr(ctypes.CDLL(None), 'mallopt'):
+            M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+            ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
+            ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
     def environment(self) -> dict:
         if self.cuda:
@@ -234,6 +239,8 @@ def measure(cases: list[Case], machine: Machine, args) -> list[dict[str, dict]]:
         for key, (prepare, _, samples) in contenders.items():
             if i < LEAST_SAMPLES or spent[key] < args.budget:
                 start = time.perf_counter()
+                if not machine.cuda:
+                    prepare(i)()
                 samples.append(machine.milliseconds(prepare(i)))
                 spent[key] += time.perf_counter() - start
     figures = [{} for _ in cases]

@@ -44,8 +44,9 @@ struct Tile {
   int64_t groups, pixel_points, pixels;  // groups, points of a pixel in them, the most pixels of a tile
   // Of the kernel window, and of the pixel from the tile's first one: the same for every tile.
   A *grid_x, *grid_y, *pixel_x;
-  // Offsets (x, y); the mask as it was read; on the way to its softmax; that, where it is asked for.
-  A *offset, *logit, *power, *modulation;
+  // Offsets (x, y) and mask as they were read; the modulation: the mask, or its softmax by way of its powers.
+  T *offset, *mask;
+  A *power, *modulation;
   // Located: position; top left pixel; modulation. For a point that reads nothing: 0; -1; 0, or NaN where its position is.
   A *x, *y;
   Integer* pixel;
@@ -54,8 +55,8 @@ struct Tile {
   Integer* corner;
   // Of the four corners of each point: gain * bilinear weight; in backward, grad_output . corner.
   A *weight, *dot;
-  // Backward: gradient by the modulation.
-  A* grad_modulation;
+  // Backward: gradients.
+  A *grad_offset, *grad_modulation;
 
   // With memory == nullptr only counts; returns the bytes needed.
   int64_t lay_out(char* memory) {
@@ -66,9 +67,9 @@ struct Tile {
       used += (count * int64_t(sizeof(*block)) + 63) / 64 * 64;
     };
     take(grid_x, room), take(grid_y, room), take(pixel_x, room);
-    take(offset, 2 * room), take(logit, room), take(power, room), take(modulation, room);
+    take(offset, 2 * room), take(mask, room), take(power, room), take(modulation, room);
     take(x, room), take(y, room), take(pixel, room), take(gain, room), take(corner, 4 * room);
-    take(weight, 4 * room), take(dot, 4 * room), take(grad_modulation, room);
+    take(weight, 4 * room), take(dot, 4 * room), take(grad_offset, 2 * room), take(grad_modulation, room);
     return used;
   }
 
@@ -111,22 +112,6 @@ int64_t workspace_bytes(const Dcnv3Params& p) {
   return Tile<T>(p, p.groups, nullptr).lay_out(nullptr);
 }
 
-// `run` elements of each of `pixels` pixels, `stride` apart, to one dense array.
-template <typename T>
-inline void read_pixels(const T* from, int64_t stride, int64_t run, int64_t pixels, accumulate_t<T>* to) {
-  using S = Simd<T>;
-  if (stride == run) run *= pixels, pixels = 1;
-  for (int64_t pixel = 0; pixel < pixels; ++pixel, from += stride, to += run) {
-    if constexpr (std::is_same<T, accumulate_t<T>>::value) {
-      std::memcpy(to, from, run * sizeof(T));
-    } else {
-      int64_t i = 0;
-      for (; i + S::kWidth <= run; i += S::kWidth) Simd<accumulate_t<T>>::store(S::load(from + i), to + i);
-      for (; i < run; ++i) to[i] = to_accumulate(from[i]);
-    }
-  }
-}
-
 template <typename T>
 inline void write_pixels(const accumulate_t<T>* from, int64_t stride, int64_t run, int64_t pixels, T* to) {
   for (int64_t pixel = 0; pixel < pixels; ++pixel, from += run, to += stride) {
@@ -136,16 +121,17 @@ inline void write_pixels(const accumulate_t<T>* from, int64_t stride, int64_t ru
 
 // The modulation from the logits: a softmax over each of `runs` runs of `length` elements. `powers` is room for as many. What
 // a vector writes beyond its run, the next run overwrites.
-template <typename A>
-inline void softmax(const A* logit, int64_t runs, int64_t length, A* powers, A* modulation) {
+template <typename T>
+inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T>* powers, accumulate_t<T>* modulation) {
+  using A = accumulate_t<T>;
   using S = Simd<A>;
   using V = typename S::Vector;
   typename S::Integers lane;
   for (int i = 0; i < S::kWidth; ++i) lane[i] = i;
   auto add = [](V a, V b) { return a + b; };
   auto largest = [](V a, V b) { return a > b ? a : b; };
-  auto load = [&](const A* from, int64_t k, V beyond) {
-    const V values = S::load(from + k);
+  auto load = [&](const auto* from, int64_t k, V beyond) {
+    const V values = Simd<std::remove_const_t<std::remove_reference_t<decltype(*from)>>>::load(from + k);
     return lane < static_cast<typename S::Integer>(length - k) ? values : beyond;
   };
   auto sum_of_run = [&](const A* run) {
@@ -154,7 +140,7 @@ inline void softmax(const A* logit, int64_t runs, int64_t length, A* powers, A* 
     return reduce(sum, add);
   };
   // All at once, as if no logit were large ...
-  for (int64_t k = 0; k < runs * length; k += S::kWidth) S::store(exponential(S::load(logit + k)), powers + k);
+  for (int64_t k = 0; k < runs * length; k += S::kWidth) S::store(exponential(Simd<T>::load(logit + k)), powers + k);
   for (int64_t run = 0; run < runs; ++run, logit += length, powers += length, modulation += length) {
     A sum = sum_of_run(powers);
     // ... and in a run that has others, or small ones alone, once more, from the largest on.
@@ -215,43 +201,47 @@ __attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, 
   prefetch(image + (y * p.width + begin) * channels, channels, run, end - begin);
 }
 
-// `run` numbers of each of `pixels` pixels as one dense array, with room for a vector behind them: where they stand, if they
-// are that already and `room` numbers follow, else in `copy`.
+// `run` numbers of each of `pixels` pixels as one dense array, with room for two vectors behind them: where they stand, if
+// they are that already and `room` numbers follow, else in `copy`.
 template <typename T>
-inline const accumulate_t<T>* dense(const T* from, int64_t stride, int64_t run, int64_t pixels, int64_t room,
-                                    accumulate_t<T>* copy) {
-  if constexpr (std::is_same<T, accumulate_t<T>>::value) {
-    if (stride == run && room >= run * pixels + 2 * Simd<T>::kWidth) return from;
+inline const T* dense(const T* from, int64_t stride, int64_t run, int64_t pixels, int64_t room, T* copy) {
+  if (stride == run && room >= run * pixels + 2 * Simd<T>::kWidth) return from;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    std::memcpy(copy + pixel * run, from + pixel * stride, run * sizeof(T));
   }
-  read_pixels(from, stride, run, pixels, copy);
   return copy;
 }
 
 // The points of one tile: what offset and mask say of them.
-template <typename A>
+template <typename T>
 struct Points {
   int64_t count;
-  const A *offset, *modulation;
+  const T* offset;
+  const accumulate_t<T>* modulation;
 };
 
 // Of `pixels` pixels; the tensors go on for pixels_left pixels.
 template <typename T>
-inline Points<accumulate_t<T>> read_points(const Dcnv3Params& p, const T* offset, const T* mask, int64_t pixels_left,
-                                           int64_t pixels, Tile<T>& tile) {
+inline Points<T> read_points(const Dcnv3Params& p, const T* offset, const T* mask, int64_t pixels_left, int64_t pixels,
+                             Tile<T>& tile) {
+  using A = accumulate_t<T>;
   const int64_t run = tile.pixel_points, count = pixels * run;
-  const auto* offsets = dense(offset, p.offset_stride, 2 * run, pixels, 2 * run * pixels_left, tile.offset);
-  const auto* modulation = dense(mask, p.mask_stride, run, pixels, run * pixels_left, tile.logit);
+  const T* offsets = dense(offset, p.offset_stride, 2 * run, pixels, 2 * run * pixels_left, tile.offset);
+  const T* masks = dense(mask, p.mask_stride, run, pixels, run * pixels_left, tile.mask);
   if (p.softmax) {
-    softmax(modulation, count / p.points, p.points, tile.power, tile.modulation);
-    modulation = tile.modulation;
+    softmax(masks, count / p.points, p.points, tile.power, tile.modulation);
+  } else if constexpr (std::is_same<T, A>::value) {
+    return {count, offsets, masks};
+  } else {
+    for (int64_t k = 0; k < count; k += Simd<T>::kWidth) Simd<A>::store(Simd<T>::load(masks + k), tile.modulation + k);
   }
-  return {count, offsets, modulation};
+  return {count, offsets, tile.modulation};
 }
 
 // Finds what the points of a tile at output pixel (out_y, out_x) read. An interior tile: false, the work left off, where a
 // corner of a point lies outside the image.
 template <Corners kCorners, bool kBackward, typename T>
-inline bool locate(const Dcnv3Params& p, const Points<accumulate_t<T>>& points, int64_t out_y, int64_t out_x, Tile<T>& tile) {
+inline bool locate(const Dcnv3Params& p, const Points<T>& points, int64_t out_y, int64_t out_x, Tile<T>& tile) {
   using A = accumulate_t<T>;
   using S = Simd<A>;
   using V = typename S::Vector;
@@ -270,9 +260,10 @@ inline bool locate(const Dcnv3Params& p, const Points<accumulate_t<T>>& points, 
       bilinear_weights(gain_y, along_x.weight, weight);
       store_quadruples(weight[0], weight[1], weight[2], weight[3], tile.weight + 4 * k);
     };
-    const V first = S::load(points.offset + 2 * k), second = S::load(points.offset + 2 * k + S::kWidth);
-    const V y = sampling_position(center_y, S::load(tile.grid_y + k), odd(first, second), scale);
-    const V x = sampling_position(center_x + S::load(tile.pixel_x + k), S::load(tile.grid_x + k), even(first, second), scale);
+    V offset[2];
+    Simd<T>::load_pairs(points.offset + 2 * k, offset);
+    const V y = sampling_position(center_y, S::load(tile.grid_y + k), offset[1], scale);
+    const V x = sampling_position(center_x + S::load(tile.pixel_x + k), S::load(tile.grid_x + k), offset[0], scale);
     const V modulation = S::load(points.modulation + k);
     if (kCorners == Corners::interior) {
       if (!all((y >= zero) & (x >= zero) & (y < last_y) & (x < last_x))) return false;
@@ -362,7 +353,7 @@ inline void sample(const Dcnv3Params& p, const Tile<T>& tile, int64_t pixels, co
               }
               const T* base = places[k] >= 0 ? channel : kNothing;
               V weight[4];
-              spread(weights + 4 * k, weight);
+              spread_for<T>(weights + 4 * k, weight);
               for (int corner = 0; corner < 4; ++corner) {
                 const T* from = (kCorners == Corners::interior ? shifted[corner] : base) + at[corner];
                 for (int v = 0; v < count; ++v) {
@@ -500,7 +491,7 @@ inline void backward_channels(const Dcnv3Params& p, const Tile<T>& tile, int64_t
   }
 }
 
-// From tile.dot to the gradients by the offsets (in tile.offset) and by the modulation or the logits.
+// From tile.dot to the gradients by the offsets and by the modulation or the logits.
 template <typename T>
 inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels) {
   using A = accumulate_t<T>;
@@ -523,8 +514,8 @@ inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels)
     I pixel;
     std::memcpy(&pixel, tile.pixel + k, sizeof(pixel));
     S::store(pixel < 0 ? gain : value, tile.grad_modulation + k);
-    S::store(zip_low(grad_x, grad_y), tile.offset + 2 * k);
-    S::store(zip_high(grad_x, grad_y), tile.offset + 2 * k + S::kWidth);
+    S::store(zip_low(grad_x, grad_y), tile.grad_offset + 2 * k);
+    S::store(zip_high(grad_x, grad_y), tile.grad_offset + 2 * k + S::kWidth);
   }
   if (!p.softmax) return;
   for (int64_t first = 0; first < count; first += p.points) {
@@ -570,7 +561,7 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
         if (!want_points()) return;
         backward_points(p, tile, pixels);
         const int64_t at = pixel * all_points + first_point;
-        if (grad.offset) write_pixels(tile.offset, 2 * all_points, 2 * own_points, pixels, grad.offset + 2 * at);
+        if (grad.offset) write_pixels(tile.grad_offset, 2 * all_points, 2 * own_points, pixels, grad.offset + 2 * at);
         if (grad.mask) write_pixels(tile.grad_modulation, all_points, own_points, pixels, grad.mask + at);
       });
     };

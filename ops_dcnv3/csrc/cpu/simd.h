@@ -39,11 +39,15 @@ inline F widen(U bits, Half) {
   const F scaled = bit_cast<F>(magnitude << 13) * bit_cast<float>(0x77800000u);
   return bit_cast<F>(((bits & 0x8000u) << 16) | (magnitude >= 0x7c00u ? special : bit_cast<U>(scaled)));
 }
-// Round to nearest, ties to even.
+// Round to nearest, ties to even; a bfloat16 is the upper half of the result.
+template <typename F, typename U>
+inline U round_to_bfloat16(F value) {
+  const U bits = bit_cast<U>(value), nan = U{} + 0x7fc00000u;
+  return value == value ? bits + 0x7fffu + ((bits >> 16) & 1u) : nan;
+}
 template <typename F, typename U>
 inline U narrow(F value, BFloat16) {
-  const U bits = bit_cast<U>(value), nan = U{} + 0x7fc0u;
-  return (bits & 0x7fffffffu) > 0x7f800000u ? nan : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return round_to_bfloat16<F, U>(value) >> 16;
 }
 template <typename F, typename U>
 inline U narrow(F value, Half) {
@@ -95,9 +99,20 @@ struct Simd {
     return to;
   }
 
+  // Pairs (x, y), (x, y), ...: the x, and the y.
+  static void load_pairs(const T* from, Vector pairs[2]);
+
   static void store(Vector from, T* to) {
     if constexpr (sizeof(T) == sizeof(Scalar)) {
       std::memcpy(to, &from, sizeof(from));
+#if OPS_DCNV3_VECTOR_BYTES == 64
+    } else if constexpr (std::is_same<T, BFloat16>::value) {
+      // The upper halves of the rounded elements, without a shift.
+      const Bits odd = Bits{1, 5, 9, 13, 17, 21, 25, 29} + (Bits{3, 7, 11, 15, 19, 23, 27, 31} << 16);
+      const __m512i rounded = (__m512i)round_to_bfloat16<Vector, Bits>(from);
+      const __m512i numbers = _mm512_maskz_permutexvar_epi16(~0u, (__m512i)odd, rounded);
+      std::memcpy(to, &numbers, sizeof(numbers) / 2);
+#endif
     } else {
       const Narrow bits = __builtin_convertvector(narrow<Vector, Bits>(from, T{}), Narrow);
       std::memcpy(to, &bits, sizeof(bits));
@@ -182,6 +197,17 @@ inline void spread(const double* from, V to[4]) {
   for (int i = 0; i < 4; ++i) to[i] = from[i] - V{};
 }
 
+// The same, to be multiplied with vectors loaded from T. With AVX-512 what is made of bfloat16 stands in a register, so the
+// multiplication can load the weight, and the shuffles are left to the numbers.
+template <typename T, typename V>
+inline void spread_for(const accumulate_t<T>* from, V to[4]) {
+  if constexpr (std::is_same<T, BFloat16>::value && sizeof(V) == 64) {
+    for (int i = 0; i < 4; ++i) to[i] = from[i] - V{};
+  } else {
+    spread(from, to);
+  }
+}
+
 // Of pairs (x, y), (x, y), ... the x, and the y.
 template <typename V>
 inline V even(V a, V b) {
@@ -190,6 +216,20 @@ inline V even(V a, V b) {
 template <typename V>
 inline V odd(V a, V b) {
   return shuffle(a, b, [](int i) constexpr { return 2 * i + 1; });
+}
+
+template <typename T>
+inline void Simd<T>::load_pairs(const T* from, Vector pairs[2]) {
+  if constexpr (std::is_same<T, BFloat16>::value) {  // one load: they are the halves of its elements
+    Bits bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    pairs[0] = bit_cast<Vector>(bits << 16);
+    pairs[1] = bit_cast<Vector>(bits & 0xffff0000u);
+  } else {
+    const Vector first = load(from), second = load(from + kWidth);
+    pairs[0] = even(first, second);
+    pairs[1] = odd(first, second);
+  }
 }
 
 // The way back: the elements of a and b in turn, the first half and the second half of them.
