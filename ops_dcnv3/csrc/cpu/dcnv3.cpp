@@ -5,7 +5,6 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include <memory>
 #include <string>
 
 #include "dcnv3_params.h"
@@ -50,7 +49,7 @@ at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Te
   OPS_DCNV3_DISPATCH(in.scalar_type(), "dcnv3", [&] {
     const auto& tasks = tasks_for<typename Storage<scalar_t>::type>(p);
     at::parallel_for(0, p.batch * p.out_height, grain, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
+      const auto workspace = allocate_workspace(tasks.workspace_bytes(p));
       tasks.forward(p, storage<scalar_t>(in), storage<scalar_t>(off), storage<scalar_t>(modulation),
                     storage<scalar_t>(output), begin, end, workspace.get());
     });
@@ -87,7 +86,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
                                   output_mask[2] ? storage<scalar_t>(grad_mask) : nullptr};
       auto run = [&](const Dcnv3Gradients<T>& gradients, int64_t group_begin, int64_t group_end, int64_t row_begin,
                      int64_t row_end) {
-        const std::unique_ptr<char[]> workspace(new char[tasks.workspace_bytes(p)]);
+        const auto workspace = allocate_workspace(tasks.workspace_bytes(p));
         tasks.backward(p, storage<scalar_t>(in), storage<scalar_t>(off), storage<scalar_t>(modulation),
                        storage<scalar_t>(grad_out), gradients, group_begin, group_end, row_begin, row_end,
                        workspace.get());

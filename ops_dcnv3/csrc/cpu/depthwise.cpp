@@ -62,9 +62,9 @@ at::Tensor depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& weight
     copy(norm_weight, taps + 1, 1);
     copy(norm_bias, taps + 2, 1);
     at::parallel_for(0, p.batch * p.out_height, std::max<int64_t>(1, 100000 / row_work), [&](int64_t begin, int64_t end) {
-      std::vector<A> values(kDepthwisePixels * channels);
+      const auto values = allocate_workspace(kDepthwisePixels * channels * int64_t(sizeof(A)));
       task_for<T>(p)(p, storage<scalar_t>(in), parameters.data(), storage<scalar_t>(output) + begin * p.out_width * channels,
-                     begin, end, values.data());
+                     begin, end, reinterpret_cast<A*>(values.get()));
     });
   });
   return output;

@@ -5,6 +5,8 @@
 #include <ATen/Tensor.h>
 
 #include <cstdlib>
+#include <memory>
+#include <new>
 #include <string>
 
 #include "element_types.h"
@@ -32,6 +34,15 @@ struct Storage<at::Half> {
 template <typename T>
 auto* storage(const at::Tensor& tensor) {
   return reinterpret_cast<typename Storage<T>::type*>(tensor.data_ptr<T>());
+}
+
+// Memory that a task has to itself, from the start of a cache line on.
+constexpr std::align_val_t kCacheLine{64};
+struct WorkspaceDeleter {
+  void operator()(char* memory) const { ::operator delete[](memory, kCacheLine); }
+};
+inline std::unique_ptr<char[], WorkspaceDeleter> allocate_workspace(int64_t bytes) {
+  return std::unique_ptr<char[], WorkspaceDeleter>(static_cast<char*>(::operator new[](bytes, kCacheLine)));
 }
 
 enum class Capability { portable, avx2, avx512 };
