@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kTilePoints = 256;
 // Windows of 3x3, which all published models have, get code of their own, unrolled. For short vectors it is too long to pay.
 constexpr int kUsualPoints = OPS_DCNV3_VECTOR_BYTES > 16 ? 9 : 0;
-constexpr int64_t kCacheBytes = 12 << 20;  // what a program may hope to find in the last-level cache
+constexpr int64_t kCacheBytes = 4 << 20;  // what two cores find near them, roughly
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
 // distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
