@@ -16,12 +16,12 @@ three need torch alone. `model` and `train` time whole backbones against timm's,
 it is faster in.
 
 What stands in one row takes turns, sample by sample. On the CPU a sample is the second of two calls, so that nobody
-pays for the caches that another one left, and freed memory is kept: glibc would map the pages of results over 32 MB anew
-for each call, which takes longer than an operator. On CUDA events time single calls from an idle GPU, and inputs rotate.
-A figure is the median of its samples, `spread` their (90th - 10th percentile) / median. A ratio `a/b` is the time of a by the time of b. GB/s counts what the operator must move:
-forward input, offset, mask and output, backward input, offset, mask, their gradients and the output's, each once; `of
-copy` is its share of what `copy_` of 256 MB reads and writes per second. Peak is the memory that a call takes beyond
-what was there before, results included.
+pays for the caches that another one left, and freed memory is kept: glibc would map the pages of results over 32 MB
+anew for each call, which takes longer than an operator. On CUDA events time single calls from an idle GPU, and inputs
+rotate. A figure is the median of its samples, `spread` their (90th - 10th percentile) / median. A ratio `a/b` is the
+time of a by the time of b. GB/s counts what the operator must move: forward input, offset, mask and output, backward
+input, offset, mask, their gradients and the output's, each once; `of copy` is its share of what `copy_` of 256 MB
+reads and writes per second. Peak is the memory that a call takes beyond what was there before, results included.
 """
 
 import argparse
