@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -238,6 +239,7 @@ def test_fine_tuning_on_other_classes(trained, data_root, outside, capfd, tmp_pa
     line = fails(capfd, outside, 'test', config, work / 'epoch_1.pth')
     assert 'of another shape: ' in line and '(the model has (' in line
 
+    time.sleep(1)  # two Runners of one config in one second share a logger, and its file
     still = ('--cfg-options', 'optim_wrapper.optimizer.lr=0.0')
     assert call('train', config, '--load-from', work / 'epoch_1.pth', '--work-dir', outside / 'work', *still) == 0
     log = next((outside / 'work').glob('*/*.log')).read_text()
