@@ -142,10 +142,10 @@ class Machine:
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True
             self.flush = torch.zeros(LARGE, dtype=torch.uint8, device=device)
-        elif hasattr(ctypes.CDLL(None), 'mallopt'):
+        elif hasattr(libc := ctypes.CDLL(None), 'mallopt'):
             M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-            ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
-            ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
     def environment(self) -> dict:
         if self.cuda:

@@ -130,13 +130,13 @@ inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T
   for (int i = 0; i < S::kWidth; ++i) lane[i] = i;
   auto add = [](V a, V b) { return a + b; };
   auto largest = [](V a, V b) { return a > b ? a : b; };
-  auto load = [&](const auto* from, int64_t k, V beyond) {
-    const V values = Simd<std::remove_const_t<std::remove_reference_t<decltype(*from)>>>::load(from + k);
+  // Of a vector at element k of a run: `values` where the run goes on, `beyond` behind its end.
+  auto within_run = [&](int64_t k, V values, V beyond) {
     return lane < static_cast<typename S::Integer>(length - k) ? values : beyond;
   };
   auto sum_of_run = [&](const A* run) {
     V sum = S::zero();
-    for (int64_t k = 0; k < length; k += S::kWidth) sum += load(run, k, S::zero());
+    for (int64_t k = 0; k < length; k += S::kWidth) sum += within_run(k, S::load(run + k), S::zero());
     return reduce(sum, add);
   };
   // All at once, as if no logit were large ...
@@ -146,12 +146,12 @@ inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T
     // ... and in a run that has others, or small ones alone, once more, from the largest on.
     if (!(sum > A(1e-10) && sum < A(1e30))) {
       const V lowest = S::broadcast(-std::numeric_limits<A>::infinity());
+      auto load = [&](int64_t k) { return within_run(k, Simd<T>::load(logit + k), lowest); };
       V top = lowest;
-      for (int64_t k = 0; k < length; k += S::kWidth) top = largest(top, load(logit, k, lowest));
+      for (int64_t k = 0; k < length; k += S::kWidth) top = largest(top, load(k));
       top = S::broadcast(reduce(top, largest));
       for (int64_t k = 0; k < length; k += S::kWidth) {
-        const V power = exponential(load(logit, k, lowest) - top), next = S::load(powers + k);
-        S::store(lane < static_cast<typename S::Integer>(length - k) ? power : next, powers + k);
+        S::store(within_run(k, exponential(load(k) - top), S::load(powers + k)), powers + k);
       }
       sum = sum_of_run(powers);
     }
