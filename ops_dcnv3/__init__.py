@@ -11,6 +11,7 @@ except ImportError as error:
     ) from error
 
 from .dcnv3 import dcnv3
+from .inference import linear
 from .module import DCNv3, build_act_layer, build_norm_layer
 from .roi_module import (
     DeformPSRoIPoolPack,
@@ -35,5 +36,6 @@ __all__ = [
     'dcnv3',
     'deform_ps_roi_pool',
     'deform_roi_pool',
+    'linear',
     'ps_roi_pool',
 ]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from .checks import autocast_dtype
 from .dcnv3 import dcnv3
+from .inference import is_plain, linear, only_the_result_counts
 
 
 class _Permute(nn.Module):
@@ -61,16 +62,6 @@ def build_act_layer(act_layer: str) -> nn.Module:
 
 
 _FUSED = (nn.Sequential, nn.Conv2d, nn.Sequential, _Permute, nn.LayerNorm, nn.GELU)
-
-
-def _can_fuse(dw_conv: nn.Module) -> bool:
-    """Whether it is as built with 'LN' and 'GELU', and nobody watches its inner results."""
-    modules = tuple(dw_conv.modules())
-    return (
-        tuple(map(type, modules)) == _FUSED
-        and modules[-1].approximate == 'none'
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    )
 
 
 class DCNv3(nn.Module):
@@ -163,12 +154,12 @@ class DCNv3(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for linear in (self.offset, self.mask):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-        for linear in (self.input_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.offset, self.mask):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.input_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
         if self.center_feature_scale:
             nn.init.zeros_(self.center_feature_scale_proj_weight)
             nn.init.zeros_(self.center_feature_scale_proj_bias)
@@ -179,12 +170,12 @@ class DCNv3(nn.Module):
         dtype = autocast_dtype(input)
         if dtype is not None:
             input = input.to(dtype)  # once for both that read it
-        value = self.input_proj(input)
+        value = linear(self.input_proj, input)
         local = self._local_features(input)
         x = dcnv3(
             value,
-            self.offset(local),
-            self.mask(local),
+            linear(self.offset, local),
+            linear(self.mask, local),
             kernel_size=self.kernel_size,
             stride=self.stride,
             padding=self.pad,
@@ -200,22 +191,21 @@ class DCNv3(nn.Module):
             ).sigmoid()
             scale = scale.repeat_interleave(self.group_channels, dim=-1)
             x = torch.lerp(x, value[:, :: self.stride, :: self.stride].to(x.dtype), scale.to(x.dtype))
-        return self.output_proj(x)
+        return linear(self.output_proj, x)
 
     def _local_features(self, input: Tensor) -> Tensor:
         """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""
-        if (
-            input.device.type == 'cpu'
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()  # which fuses by itself
-            and not torch.jit.is_tracing()
-            and _can_fuse(self.dw_conv)
-        ):
+        if only_the_result_counts(input) and self._can_fuse_local_features():
             conv, (_, norm), _ = self.dw_conv
             return torch.ops.ops_dcnv3.depthwise_norm_gelu(
                 input, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, conv.stride, conv.padding
             )
         return self.dw_conv(input.permute(0, 3, 1, 2))
+
+    def _can_fuse_local_features(self) -> bool:
+        """Whether `dw_conv` is as built with 'LN' and 'GELU', and nobody watches its inner results."""
+        modules = tuple(self.dw_conv.modules())
+        return len(modules) == len(_FUSED) and all(map(is_plain, modules, _FUSED)) and modules[-1].approximate == 'none'
 
     def extra_repr(self) -> str:
         return (

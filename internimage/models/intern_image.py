@@ -14,7 +14,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ops_dcnv3 import DCNv3, build_act_layer, build_norm_layer
+from ops_dcnv3 import DCNv3, build_act_layer, build_norm_layer, linear
 
 from ..checkpoint import load_pretrained_backbone
 
@@ -56,7 +56,8 @@ class MLPLayer(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        x = self.drop(self.act(linear(self.fc1, x)))
+        return self.drop(linear(self.fc2, x))
 
 
 class InternImageLayer(nn.Module):

@@ -3,10 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from ops_dcnv3 import DCNv3
 
 depthwise_norm_gelu = torch.ops.ops_dcnv3.depthwise_norm_gelu
 FUSED = depthwise_norm_gelu.default
@@ -122,47 +118,3 @@ def test_errors(change, message):
     arguments = dict(zip(names, (*make_inputs(dtype=torch.float32), 1e-6, (1, 1), (1, 1)), strict=True))
     with pytest.raises(RuntimeError, match=message):
         depthwise_norm_gelu(**{**arguments, **change})
-
-
-class Recorder(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.operators = set()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        self.operators.add(operator)
-        return operator(*args, **(kwargs or {}))
-
-
-def runs_fused(layer: nn.Module, x: torch.Tensor) -> bool:
-    with Recorder() as recorder:
-        layer(x)
-    return FUSED in recorder.operators
-
-
-@pytest.mark.parametrize('options', [dict(), dict(stride=2), dict(dw_kernel_size=5), dict(center_feature_scale=True)])
-def test_the_layer_gives_the_same_with_and_without_gradients(options):
-    torch.manual_seed(0)
-    layer = DCNv3(channels=32, group=2, **options)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    x = torch.randn(2, 9, 14, 32)
-    trained = layer(x)
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), trained, rtol=1e-4, atol=1e-4)
-        assert runs_fused(layer, x)
-    assert not runs_fused(layer, x)
-
-
-def test_the_layer_keeps_to_its_modules_where_the_operator_is_not_the_same():
-    x = torch.randn(1, 4, 5, 8)
-    with torch.no_grad():
-        for options in (dict(norm_layer='BN'), dict(act_layer='SiLU'), dict(act_layer='ReLU')):
-            assert not runs_fused(DCNv3(channels=8, group=2, **options), x)
-        seen, layer = [], DCNv3(channels=8, group=2)
-        handle = layer.dw_conv[1].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-        assert not runs_fused(layer, x) and seen == [(1, 4, 5, 8)]
-        handle.remove()
-        assert runs_fused(layer, x)
-        layer.dw_conv[2] = nn.GELU(approximate='tanh')
-        assert not runs_fused(layer, x)
