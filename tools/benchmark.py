@@ -15,13 +15,14 @@ pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torc
 three need torch alone. `model` and `train` time whole backbones against timm's, each of those in the memory layout that
 it is faster in.
 
-What stands in one row takes turns, sample by sample. On the CPU a sample is the second of two calls, so that nobody
-pays for the caches that another one left, and freed memory is kept: glibc would map the pages of results over 32 MB
-anew for each call, which takes longer than an operator. On CUDA events time single calls from an idle GPU, and inputs
-rotate. A figure is the median of its samples, `spread` their (90th - 10th percentile) / median. A ratio `a/b` is the
-time of a by the time of b. GB/s counts what the operator must move: forward input, offset, mask and output, backward
-input, offset, mask, their gradients and the output's, each once; `of copy` is its share of what `copy_` of 256 MB
-reads and writes per second. Peak is the memory that a call takes beyond what was there before, results included.
+Those who stand in one row take turns, sample by sample; rows follow each other, a sweep's too. On the CPU a sample is
+the second of two calls, so that nobody pays for the caches that another one left, and freed memory is kept: glibc would
+map the pages of results over 32 MB anew for each call, which takes longer than an operator. On CUDA events time single
+calls from an idle GPU, and inputs rotate. A figure is the median of its samples, `spread` their (90th - 10th
+percentile) / median. A ratio `a/b` is the time of a by the time of b. GB/s counts what the operator must move: forward
+input, offset, mask and output, backward input, offset, mask, their gradients and the output's, each once; `of copy` is
+its share of what `copy_` of 256 MB reads and writes per second. Peak is the memory that a call takes beyond what was
+there before, results included.
 """
 
 import argparse
@@ -110,7 +111,7 @@ def main() -> None:
     rounds = list(make_rounds(args, machine))
     total, done, start, rows = sum(case.work for cases in rounds for case in cases), 0, time.perf_counter(), []
     for cases in rounds:
-        new = [finish(*pair, environment) for pair in zip(cases, measure(cases, machine, args), strict=True)]
+        new = [finish(case, measure(case, machine, args), environment) for case in cases]
         for row in new:
             if args.sweep:
                 row['over_fastest'] = row['ns_per_pixel'] / min(other['ns_per_pixel'] for other in new)
@@ -214,42 +215,41 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def measure(cases: list[Case], machine: Machine, args) -> list[dict[str, dict]]:
-    """Figures of each case's contenders, all of which take turns.
+def measure(case: Case, machine: Machine, args) -> dict[str, dict]:
+    """Figures of the case's contenders, which take turns.
 
     Who has no kernel or memory for the case is left out, but ours must run.
     """
     contenders = {}
-    for index, case in enumerate(cases):
-        for name, make in case.makers().items():
-            try:
-                prepare, facts = make()
-                start = time.perf_counter()
+    for name, make in case.makers().items():
+        try:
+            prepare, facts = make()
+            start = time.perf_counter()
+            prepare(0)()
+            while time.perf_counter() - start < 0.05:  # warms up
                 prepare(0)()
-                while time.perf_counter() - start < 0.05:  # warms up
-                    prepare(0)()
-                contenders[index, name] = prepare, facts, []
-            except (NotImplementedError, torch.OutOfMemoryError) as error:
-                reason = str(error).splitlines()[0]
-                if name == 'ours':
-                    raise UserError(f'{" ".join(map(str, case.labels.values()))}: {reason}') from error
-                note(f'{name} left out: {reason}')
+            contenders[name] = prepare, facts, []
+        except (NotImplementedError, torch.OutOfMemoryError) as error:
+            reason = str(error).splitlines()[0]
+            if name == 'ours':
+                raise UserError(f'{" ".join(map(str, case.labels.values()))}: {reason}') from error
+            note(f'{name} left out: {reason}')
     spent = dict.fromkeys(contenders, 0.0)
     for i in range(args.repeats):
-        for key, (prepare, _, samples) in contenders.items():
-            if i < LEAST_SAMPLES or spent[key] < args.budget:
+        for name, (prepare, _, samples) in contenders.items():
+            if i < LEAST_SAMPLES or spent[name] < args.budget:
                 start = time.perf_counter()
                 if not machine.cuda:
                     prepare(i)()
                 samples.append(machine.milliseconds(prepare(i)))
-                spent[key] += time.perf_counter() - start
-    figures = [{} for _ in cases]
+                spent[name] += time.perf_counter() - start
+    figures = {}
     percentiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    for (index, name), (prepare, facts, samples) in contenders.items():
+    for name, (prepare, facts, samples) in contenders.items():
         low, median, high = torch.tensor(samples, dtype=torch.float64).quantile(percentiles).tolist()
         peak = machine.peak_bytes(prepare(0))
         times = dict(median_ms=median, spread=(high - low) / median, samples_ms=samples)
-        figures[index][name] = dict(facts, **times, peak_bytes=peak)
+        figures[name] = dict(facts, **times, peak_bytes=peak)
     return figures
 
 
@@ -305,7 +305,7 @@ def note(text: str) -> None:
 
 
 def stage_rounds(args, machine: Machine) -> Iterator[list[Case]]:
-    """The stages of every variant and size, one by one; a sweep's sizes together, as they are compared."""
+    """The stages of every variant and size, one by one; a sweep's sizes together, as their rows are compared."""
     for variant, dtype, batch in product(args.variant, args.dtype, args.batch):
         maps = [((4 * side, 4 * side), 0) for side in SWEEP] if args.sweep else product(args.size, range(4))
         maps = product(maps, PHASES[args.command])

@@ -238,6 +238,15 @@ class TestAgainstReference:
         assert output.dtype == dtype
         torch.testing.assert_close(output.double(), exact, rtol=2 * ROUNDING[dtype], atol=1e-3)
 
+    @pytest.mark.parametrize('stride', [1, 3])
+    @pytest.mark.parametrize('size, group_channels', [((5, 1031), 16), ((9, 200), 110)])
+    def test_wide_maps(self, size, group_channels, stride, device):
+        """The CPU goes through them band of columns by band of columns."""
+        window = dict(kernel_size=(3, 3), padding=(1, 1), stride=(1, stride), dilation=(1, 1))
+        tensors, options = make_inputs(batch=2, size=size, group_channels=group_channels, **window, device=device)
+        for result, expected in zip(run(dcnv3, tensors, options), run(reference.dcnv3, tensors, options), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
     def test_non_contiguous(self, device):
         tensors, options = make_inputs(device=device)
         strided = [torch.stack([t, t], dim=-1)[..., 0].transpose(1, 2).contiguous().transpose(1, 2) for t in tensors]
@@ -405,8 +414,13 @@ class TestPyTorch:
         output = dcnv3(*(t.to('meta') for t in tensors), **options)
         assert output.shape == dcnv3(*tensors, **options).shape and output.device.type == 'meta'
 
-    def test_gradients_do_not_depend_on_threads(self):
-        tensors, options = make_inputs(batch=3, size=(20, 30), groups=5, dtype=torch.float32)
+    @pytest.mark.parametrize(
+        'shape',
+        [dict(batch=3, size=(20, 30), groups=5), dict(batch=1, size=(12, 700), groups=15, group_channels=4)],
+        ids=['narrow', 'wide'],
+    )
+    def test_gradients_do_not_depend_on_threads(self, shape):
+        tensors, options = make_inputs(**shape, dtype=torch.float32)
         before = torch.get_num_threads()
         try:
             results = []

@@ -20,6 +20,7 @@ constexpr int64_t kTilePoints = 256;
 // Windows of 3x3, which all published models have, get code of their own, unrolled. For short vectors it is too long to pay.
 constexpr int kUsualPoints = OPS_DCNV3_VECTOR_BYTES > 16 ? 9 : 0;
 constexpr int64_t kCacheBytes = 4 << 20;  // what two cores find near them, roughly
+constexpr int64_t kBandBytes = 512 << 10;  // half of what one core has in its second-level cache, or all of it
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
 // distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
@@ -160,12 +161,38 @@ inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T
   }
 }
 
-// Calls body(row, x, pixels) for every tile of the output rows row_begin <= n * out_height + y < row_end: the pixels from
-// column x on.
+// How many input rows above and below the centre of its window a point usually stays.
+inline int64_t usual_reach(const Dcnv3Params& p) {
+  return 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
+}
+
+// A tile: `pixels` pixels of an output row (n * out_height + y) from column x on. `next`, of next_pixels pixels, is the first
+// pixel of the tile after it.
+struct Place {
+  int64_t row, x, pixels, next, next_pixels;
+};
+
+// Calls body(place) for every tile of the output rows row_begin <= n * out_height + y < row_end. Band of columns after band
+// of columns: what the rows within reach take there, `element_bytes` for each element of the input, is to stay in the
+// second-level cache. The order of the pixels does not depend on the tiles.
 template <typename Body>
-inline void for_tiles(const Dcnv3Params& p, int64_t tile_pixels, int64_t row_begin, int64_t row_end, Body body) {
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    for (int64_t x = 0; x < p.out_width; x += tile_pixels) body(row, x, std::min(tile_pixels, p.out_width - x));
+inline void for_tiles(const Dcnv3Params& p, int64_t tile_pixels, int64_t element_bytes, int64_t row_begin, int64_t row_end,
+                      Body body) {
+  const int64_t row_bytes = p.width * p.groups * p.group_channels * element_bytes;
+  const int64_t bands = 1 + (2 * usual_reach(p) + 1) * row_bytes / kBandBytes, width = (p.out_width + bands - 1) / bands;
+  for (int64_t begin = 0; begin < p.out_width; begin += width) {
+    const int64_t end = std::min(p.out_width, begin + width);
+    for (int64_t row = row_begin; row < row_end; ++row) {
+      for (int64_t x = begin; x < end; x += tile_pixels) {
+        const int64_t pixels = std::min(tile_pixels, end - x), first = row * p.out_width;
+        if (x + pixels < end) {
+          body(Place{row, x, pixels, first + x + pixels, std::min(tile_pixels, end - x - pixels)});
+        } else {
+          const int64_t next_pixels = row + 1 < row_end ? std::min(tile_pixels, end - begin) : 0;
+          body(Place{row, x, pixels, first + p.out_width + begin, next_pixels});
+        }
+      }
+    }
   }
 }
 
@@ -193,8 +220,7 @@ inline bool exceeds_cache(const Dcnv3Params& p, int64_t times) {
 template <typename T>
 __attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y,
                                                           int64_t out_x, int64_t pixels) {
-  const int64_t usual = 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
-  const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual;
+  const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual_reach(p);
   const int64_t begin = std::min(p.width, out_x * p.stride_w), end = std::min(p.width, (out_x + pixels) * p.stride_w);
   if (y < 0 || y >= p.height) return;
   const int64_t channels = p.groups * p.group_channels;
@@ -394,14 +420,14 @@ template <typename T>
 void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mask, T* output, int64_t row_begin,
              int64_t row_end, void* memory) {
   Tile<T> tile(p, p.groups, memory);
-  const int64_t channels = p.groups * p.group_channels, last = row_end * p.out_width;
+  const int64_t channels = p.groups * p.group_channels;
   const bool near = is_near<T>(p), fetches = exceeds_cache<T>(p, 1);
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
-    for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
+    for_tiles(p, tile.pixels, sizeof(T), row_begin, row_end, [&](const Place& place) {
+      const auto [row, x, pixels, next, next_pixels] = place;
       const T* image = input + row / p.out_height * p.height * p.width * channels;
       const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
-      const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
       if (fetches) {
         prefetch(offset + next * p.offset_stride, p.offset_stride, 2 * tile.pixel_points, next_pixels);
         prefetch(mask + next * p.mask_stride, p.mask_stride, tile.pixel_points, next_pixels);
@@ -535,15 +561,15 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
   const int64_t channels = p.groups * p.group_channels, all_points = p.groups * p.points;
   const int64_t first_channel = group_begin * p.group_channels, first_point = group_begin * p.points;
   const int64_t own_channels = tile.groups * p.group_channels, own_points = tile.pixel_points;
-  const int64_t last = row_end * p.out_width;
   const bool want_points = grad.offset || grad.mask, fetches = exceeds_cache<T>(p, 3);  // with the gradients
   with_channels(p.group_channels, [&](auto group_channels) {
     constexpr int kChannels = decltype(group_channels)::value;
     auto run = [&](auto corners, auto want_input, auto want_points) {
-      for_tiles(p, tile.pixels, row_begin, row_end, [&](int64_t row, int64_t x, int64_t pixels) {
+      constexpr int64_t element_bytes = sizeof(T) + sizeof(accumulate_t<T>);  // with the gradient
+      for_tiles(p, tile.pixels, element_bytes, row_begin, row_end, [&](const Place& place) {
+        const auto [row, x, pixels, next, next_pixels] = place;
         const int64_t start = row / p.out_height * p.height * p.width * channels + first_channel;
         const int64_t y = row % p.out_height, pixel = row * p.out_width + x;
-        const int64_t next = pixel + pixels, next_pixels = std::min(pixels, last - next);
         if (fetches) {
           prefetch(offset + next * p.offset_stride + 2 * first_point, p.offset_stride, 2 * own_points, next_pixels);
           prefetch(mask + next * p.mask_stride + first_point, p.mask_stride, own_points, next_pixels);
