@@ -11,7 +11,7 @@ except ImportError as error:
     ) from error
 
 from .dcnv3 import dcnv3
-from .inference import linear
+from .eager_cpu import linear
 from .module import DCNv3, build_act_layer, build_norm_layer
 from .roi_module import (
     DeformPSRoIPoolPack,

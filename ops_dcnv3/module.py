@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .checks import autocast_dtype
 from .dcnv3 import dcnv3
-from .inference import is_plain, linear, only_the_result_counts
+from .eager_cpu import is_plain, is_unobserved, linear
 
 
 class _Permute(nn.Module):
@@ -195,7 +195,7 @@ class DCNv3(nn.Module):
 
     def _local_features(self, input: Tensor) -> Tensor:
         """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""
-        if only_the_result_counts(input) and self._can_fuse_local_features():
+        if not torch.is_grad_enabled() and is_unobserved(input) and self._can_fuse_local_features():
             conv, (_, norm), _ = self.dw_conv
             return torch.ops.ops_dcnv3.depthwise_norm_gelu(
                 input, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, conv.stride, conv.padding

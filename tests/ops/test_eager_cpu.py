@@ -1,6 +1,7 @@
-"""The layer in inference on the CPU, where steps are joined or another library's: the same results, and only there."""
+"""The CPU without a compiler or an observer: steps are joined or another library's, there alone, with the same results."""
 
 import copy
+import platform
 import threading
 
 import pytest
@@ -11,7 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ops_dcnv3 import DCNv3, linear
 
 JOINED, PRODUCT = 'ops_dcnv3::depthwise_norm_gelu', 'mkldnn::_linear_pointwise'
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this PyTorch has no oneDNN')
+CONVOLUTION = 'aten::mkldnn_convolution'
+needs_onednn = pytest.mark.skipif(
+    platform.machine() not in ('x86_64', 'AMD64') or not torch.backends.mkldnn.is_available(),
+    reason='needs a PyTorch with oneDNN, on x86',
+)
 
 
 def operators(function, *arguments) -> set[str]:
@@ -75,6 +80,34 @@ def test_linear(shape, bias):
         assert PRODUCT in operators(linear, layer, x)
     assert output.dtype == torch.float32 and not output.requires_grad
     torch.testing.assert_close(output, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.parametrize('bias', [True, False])
+def test_linear_with_gradients(bias):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 10, bias=bias), torch.randn(2, 9, 8, 24, requires_grad=True)
+    assert CONVOLUTION in operators(linear, layer, x)
+    leaves, grad = [x, *layer.parameters()], torch.randn(2, 9, 8, 10)
+
+    def derivatives(output):
+        first = torch.autograd.grad(output, leaves, grad, create_graph=True)
+        return output, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves[:2])
+
+    for result, expected in zip(derivatives(linear(layer, x)), derivatives(layer(x)), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    output = linear(layer, x)
+    output.sum().backward()
+    assert all(t.is_contiguous() for t in (output, x.grad, layer.weight.grad))
+
+
+def test_linear_with_gradients_is_the_layer_where_a_convolution_is_no_faster():
+    layer, x = nn.Linear(24, 10), torch.randn(2, 9, 8, 24)
+    for other in (x[:, :7], x.flatten(0, 2), x.flatten(1, 2), x.double()):
+        assert CONVOLUTION not in operators(linear, layer.to(other.dtype), other)
+    layer.float()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert CONVOLUTION not in operators(linear, layer, x)
 
 
 @needs_onednn
@@ -148,6 +181,8 @@ def test_linear_leaves_onednn_where_it_is_switched_off():
     layer, x = nn.Linear(4, 5), torch.randn(3, 4)
     with torch.backends.mkldnn.flags(enabled=False):
         assert PRODUCT not in operators(linear, layer, x)
+        with torch.enable_grad():
+            assert CONVOLUTION not in operators(linear, layer, torch.randn(2, 10, 10, 4))
 
 
 @torch.no_grad()
