@@ -1,4 +1,4 @@
-"""The CPU without a compiler or an observer: steps are joined or another library's, there alone, with the same results."""
+"""The CPU without a compiler or an observer: steps are joined, or another library's, with the same results; only there."""
 
 import copy
 import platform
