@@ -1,4 +1,4 @@
-"""The CPU without a compiler or an observer: steps are joined, or another library's, with the same results; only there."""
+"""The CPU without a compiler or an observer: steps are joined or another library's, with equal results; only there."""
 
 import copy
 import platform
