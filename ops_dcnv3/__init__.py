@@ -11,7 +11,7 @@ except ImportError as error:
     ) from error
 
 from .dcnv3 import dcnv3
-from .eager_cpu import linear
+from .linear import Linear
 from .module import DCNv3, build_act_layer, build_norm_layer
 from .roi_module import (
     DeformPSRoIPoolPack,
@@ -28,6 +28,7 @@ __all__ = [
     'DeformPSRoIPoolPack',
     'DeformRoIPool',
     'DeformRoIPoolPack',
+    'Linear',
     'ModulatedDeformRoIPool',
     'ModulatedDeformRoIPoolPack',
     'PSRoIPool',
@@ -36,6 +37,5 @@ __all__ = [
     'dcnv3',
     'deform_ps_roi_pool',
     'deform_roi_pool',
-    'linear',
     'ps_roi_pool',
 ]

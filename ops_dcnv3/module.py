@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from .checks import autocast_dtype
 from .dcnv3 import dcnv3
-from .eager_cpu import is_plain, is_unobserved, linear
+from .eager_cpu import is_eager_on_cpu, only_the_result_counts
+from .linear import Linear
 
 
 class _Permute(nn.Module):
@@ -59,6 +60,12 @@ def build_act_layer(act_layer: str) -> nn.Module:
     if act_layer not in layers:
         raise ValueError(f'act_layer must be one of {tuple(layers)}, got {act_layer!r}')
     return layers[act_layer]()
+
+
+def _is_plain(module: nn.Module, kind: type) -> bool:
+    """Is it of that very class, its `forward` that of the class, without hooks?"""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return type(module) is kind and not hooks and 'forward' not in vars(module)
 
 
 _FUSED = (nn.Sequential, nn.Conv2d, nn.Sequential, _Permute, nn.LayerNorm, nn.GELU)
@@ -144,10 +151,10 @@ class DCNv3(nn.Module):
             build_norm_layer(channels, norm_layer, 'channels_first', 'channels_last'),
             build_act_layer(act_layer),
         )
-        self.offset = nn.Linear(channels, group * points * 2)
-        self.mask = nn.Linear(channels, group * points)
-        self.input_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.offset = Linear(channels, group * points * 2)
+        self.mask = Linear(channels, group * points)
+        self.input_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         if center_feature_scale:
             self.center_feature_scale_proj_weight = nn.Parameter(torch.empty(group, channels))
             self.center_feature_scale_proj_bias = nn.Parameter(torch.empty(group))
@@ -170,12 +177,12 @@ class DCNv3(nn.Module):
         dtype = autocast_dtype(input)
         if dtype is not None:
             input = input.to(dtype)  # once for both that read it
-        value = linear(self.input_proj, input)
+        value = self.input_proj(input)
         local = self._local_features(input)
         x = dcnv3(
             value,
-            linear(self.offset, local),
-            linear(self.mask, local),
+            self.offset(local),
+            self.mask(local),
             kernel_size=self.kernel_size,
             stride=self.stride,
             padding=self.pad,
@@ -191,11 +198,11 @@ class DCNv3(nn.Module):
             ).sigmoid()
             scale = scale.repeat_interleave(self.group_channels, dim=-1)
             x = torch.lerp(x, value[:, :: self.stride, :: self.stride].to(x.dtype), scale.to(x.dtype))
-        return linear(self.output_proj, x)
+        return self.output_proj(x)
 
     def _local_features(self, input: Tensor) -> Tensor:
         """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""
-        if not torch.is_grad_enabled() and is_unobserved(input) and self._can_fuse_local_features():
+        if only_the_result_counts() and is_eager_on_cpu(input) and self._can_fuse_local_features():
             conv, (_, norm), _ = self.dw_conv
             return torch.ops.ops_dcnv3.depthwise_norm_gelu(
                 input, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, conv.stride, conv.padding
@@ -205,7 +212,12 @@ class DCNv3(nn.Module):
     def _can_fuse_local_features(self) -> bool:
         """Whether `dw_conv` is as built with 'LN' and 'GELU', and nobody watches its inner results."""
         modules = tuple(self.dw_conv.modules())
-        return len(modules) == len(_FUSED) and all(map(is_plain, modules, _FUSED)) and modules[-1].approximate == 'none'
+        return (
+            len(modules) == len(_FUSED)
+            and all(map(_is_plain, modules, _FUSED))
+            and modules[-1].approximate == 'none'
+            and not nn.modules.module._has_any_global_hook()
+        )
 
     def extra_repr(self) -> str:
         return (

@@ -15,7 +15,7 @@ pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torc
 three need torch alone. `model` and `train` time whole backbones against timm's, each of those in the memory layout that
 it is faster in.
 
-Those who stand in one row take turns, sample by sample; rows follow each other, a sweep's too. On the CPU a sample is
+What stands in one row takes turns, sample by sample; rows follow each other, a sweep's too. On the CPU a sample is
 the second of two calls, so that nobody pays for the caches that another one left, and freed memory is kept: glibc would
 map the pages of results over 32 MB anew for each call, which takes longer than an operator. On CUDA events time single
 calls from an idle GPU, and inputs rotate. A figure is the median of its samples, `spread` their (90th - 10th

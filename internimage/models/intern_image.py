@@ -14,7 +14,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ops_dcnv3 import DCNv3, build_act_layer, build_norm_layer, linear
+from ops_dcnv3 import DCNv3, Linear, build_act_layer, build_norm_layer
 
 from ..checkpoint import load_pretrained_backbone
 
@@ -50,14 +50,13 @@ class DownsampleLayer(nn.Module):
 class MLPLayer(nn.Module):
     def __init__(self, channels: int, hidden_channels: int, act_layer: str, drop: float):
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden_channels)
+        self.fc1 = Linear(channels, hidden_channels)
         self.act = build_act_layer(act_layer)
-        self.fc2 = nn.Linear(hidden_channels, channels)
+        self.fc2 = Linear(hidden_channels, channels)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.act(linear(self.fc1, x)))
-        return self.drop(linear(self.fc2, x))
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
 class InternImageLayer(nn.Module):

@@ -247,6 +247,16 @@ class TestAgainstReference:
         for result, expected in zip(run(dcnv3, tensors, options), run(reference.dcnv3, tensors, options), strict=True):
             torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
 
+    @pytest.mark.parametrize('offset_scale', [-4.0, -6.0, -1000.0, 0.0, 1e30])
+    @pytest.mark.parametrize('width', [40, 1000])
+    def test_any_offset_scale(self, width, offset_scale, device):
+        """Also where points lie mirrored, all on one spot, or nowhere."""
+        tensors, options = make_inputs(
+            batch=1, size=(8, width), offset_scale=offset_scale, group_channels=22, device=device
+        )
+        for result, expected in zip(run(dcnv3, tensors, options), run(reference.dcnv3, tensors, options), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9)
+
     def test_non_contiguous(self, device):
         tensors, options = make_inputs(device=device)
         strided = [torch.stack([t, t], dim=-1)[..., 0].transpose(1, 2).contiguous().transpose(1, 2) for t in tensors]

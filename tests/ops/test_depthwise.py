@@ -1,11 +1,18 @@
 """The operator behind the layer's depthwise convolution, norm and GELU in inference."""
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ops_dcnv3 import DCNv3
 
 depthwise_norm_gelu = torch.ops.ops_dcnv3.depthwise_norm_gelu
 FUSED = depthwise_norm_gelu.default
+JOINED = 'ops_dcnv3::depthwise_norm_gelu'
 
 
 def make_inputs(channels=20, size=(5, 7), kernel=(3, 3), batch=2, dtype=torch.float64):
@@ -118,3 +125,51 @@ def test_errors(change, message):
     arguments = dict(zip(names, (*make_inputs(dtype=torch.float32), 1e-6, (1, 1), (1, 1)), strict=True))
     with pytest.raises(RuntimeError, match=message):
         depthwise_norm_gelu(**{**arguments, **change})
+
+
+def operators(function, *arguments) -> Counter[str]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function(*arguments)
+    return Counter(event.name for event in profile.events())
+
+
+def make_layer(**options) -> DCNv3:
+    torch.manual_seed(0)
+    layer = DCNv3(**options)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return layer
+
+
+@pytest.mark.parametrize('options', [dict(), dict(stride=2), dict(dw_kernel_size=5), dict(center_feature_scale=True)])
+def test_the_layer_gives_the_same_with_and_without_gradients(options):
+    layer, x = make_layer(channels=32, group=2, **options), torch.randn(2, 9, 14, 32)
+    trained = layer(x)
+    assert JOINED not in operators(layer, x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), trained, rtol=1e-4, atol=1e-4)
+        assert JOINED in operators(layer, x)
+
+
+def test_the_layer_keeps_to_its_modules_where_the_joined_operator_is_not_the_same():
+    x = torch.randn(1, 4, 5, 8)
+    with torch.no_grad():
+        for options in (dict(norm_layer='BN'), dict(act_layer='SiLU'), dict(act_layer='ReLU')):
+            assert JOINED not in operators(DCNv3(channels=8, group=2, **options), x)
+        seen, layer = [], DCNv3(channels=8, group=2)
+        handle = layer.dw_conv[1].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+        assert JOINED not in operators(layer, x) and seen == [(1, 4, 5, 8)]
+        handle.remove()
+        assert JOINED in operators(layer, x)
+        layer.dw_conv[2] = nn.GELU(approximate='tanh')
+        assert JOINED not in operators(layer, x)
+
+
+def test_counted_operations_are_those_of_the_modules():
+    layer, x = make_layer(channels=16, group=2), torch.randn(1, 6, 7, 16)
+    counts = []
+    for context in (torch.enable_grad, torch.no_grad):
+        with FlopCounterMode(display=False) as counter, context():
+            layer(x)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 2 * 42 * 16 * (16 + 16 + 36 + 18)

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <type_traits>
 
@@ -20,7 +21,7 @@ constexpr int64_t kTilePoints = 256;
 // Windows of 3x3, which all published models have, get code of their own, unrolled. For short vectors it is too long to pay.
 constexpr int kUsualPoints = OPS_DCNV3_VECTOR_BYTES > 16 ? 9 : 0;
 constexpr int64_t kCacheBytes = 4 << 20;  // what two cores find near them, roughly
-constexpr int64_t kBandBytes = 512 << 10;  // half of what one core has in its second-level cache, or all of it
+constexpr int64_t kBandBytes = 512 << 10;  // second-level caches have so much for each core, up to four times as much
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
 // distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
@@ -163,33 +164,35 @@ inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T
 
 // How many input rows above and below the centre of its window a point usually stays.
 inline int64_t usual_reach(const Dcnv3Params& p) {
-  return 3 + static_cast<int64_t>(p.dilation_h * (p.kernel_h - 1) / 2 * std::min(p.offset_scale, 4.0));
+  const double scale = std::abs(p.offset_scale) < 4 ? std::abs(p.offset_scale) : 4;
+  return static_cast<int64_t>(std::min<double>(p.height, 3 + p.dilation_h * (p.kernel_h - 1) / 2 * scale));
 }
 
-// A tile: `pixels` pixels of an output row (n * out_height + y) from column x on. `next`, of next_pixels pixels, is the first
-// pixel of the tile after it.
+// A tile: `pixels` pixels of an output row (n * out_height + y) from column x on. The tile after it has next_pixels pixels from
+// pixel `next` on, or none.
 struct Place {
   int64_t row, x, pixels, next, next_pixels;
 };
 
 // Calls body(place) for every tile of the output rows row_begin <= n * out_height + y < row_end. Band of columns after band
 // of columns: what the rows within reach take there, `element_bytes` for each element of the input, is to stay in the
-// second-level cache. The order of the pixels does not depend on the tiles.
+// second-level cache. The order of the pixels depends on the tensors alone, not on tiles or on a task's share of the groups.
 template <typename Body>
 inline void for_tiles(const Dcnv3Params& p, int64_t tile_pixels, int64_t element_bytes, int64_t row_begin, int64_t row_end,
                       Body body) {
   const int64_t row_bytes = p.width * p.groups * p.group_channels * element_bytes;
-  const int64_t bands = 1 + (2 * usual_reach(p) + 1) * row_bytes / kBandBytes, width = (p.out_width + bands - 1) / bands;
+  const int64_t rows = std::min(p.height, 2 * usual_reach(p) + 1);
+  const int64_t bands = std::min(p.out_width, 1 + rows * row_bytes / kBandBytes), width = (p.out_width + bands - 1) / bands;
   for (int64_t begin = 0; begin < p.out_width; begin += width) {
     const int64_t end = std::min(p.out_width, begin + width);
     for (int64_t row = row_begin; row < row_end; ++row) {
       for (int64_t x = begin; x < end; x += tile_pixels) {
-        const int64_t pixels = std::min(tile_pixels, end - x), first = row * p.out_width;
+        const int64_t pixels = std::min(tile_pixels, end - x), row_start = row * p.out_width;
         if (x + pixels < end) {
-          body(Place{row, x, pixels, first + x + pixels, std::min(tile_pixels, end - x - pixels)});
+          body(Place{row, x, pixels, row_start + x + pixels, std::min(tile_pixels, end - x - pixels)});
         } else {
           const int64_t next_pixels = row + 1 < row_end ? std::min(tile_pixels, end - begin) : 0;
-          body(Place{row, x, pixels, first + p.out_width + begin, next_pixels});
+          body(Place{row, x, pixels, row_start + p.out_width + begin, next_pixels});
         }
       }
     }
@@ -201,6 +204,7 @@ inline void for_tiles(const Dcnv3Params& p, int64_t tile_pixels, int64_t element
 template <typename T>
 __attribute__((always_inline)) inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels) {
   constexpr int64_t line = 64 / sizeof(T);
+  if (pixels <= 0) return;
   if (stride == run) run *= pixels, pixels = 1;
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
     for (int64_t i = 0; i < run + line - 1; i += line) __builtin_prefetch(from + pixel * stride + std::min(i, run - 1));
