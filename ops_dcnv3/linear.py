@@ -1,7 +1,6 @@
 """The linear layer of the backbone."""
 
 import platform
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 from .checks import autocast_dtype
 from .eager_cpu import is_eager_on_cpu, only_the_result_counts
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _FEW_PIXELS = 128  # below, convolutions are no faster
+_PLAIN = (Tensor, nn.Parameter)
 
 
 class Linear(nn.Linear):
@@ -23,47 +22,29 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not is_eager_on_cpu(input) or not self._is_for_onednn(input):
-            return super().forward(input)
-        dtype = autocast_dtype(input) or input.dtype
-        if only_the_result_counts():
-            product = torch.ops.mkldnn._linear_pointwise.default
-            return product(input.to(dtype), self.weight.to(dtype), self.bias, 'none', (), '')
-        pixels = input.numel() // self.in_features
-        if torch.is_grad_enabled() and dtype == torch.float32 and input.dim() == 4 and pixels >= _FEW_PIXELS:
-            # The same product as a convolution, which oneDNN has gradients for.
-            convolved = F.conv2d(input.contiguous().permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
-            return convolved.permute(0, 2, 3, 1)
-        return super().forward(input)
-
-    def _is_for_onednn(self, input: Tensor) -> bool:
-        """Whether these are the tensors that the layer was built for; others are for PyTorch to take or refuse."""
-        weight, bias, cast_to, known = self.weight, self.bias, autocast_dtype(input), _onednn_dtypes()
-        return (
-            (cast_to or input.dtype) in known
-            and torch.backends.mkldnn.enabled
-            and _is_dense(input)
-            and input.dtype in _FLOATS
-            and input.dim() > 0
-            and input.shape[-1] == weight.shape[1] > 0
-            and _is_dense(weight)
-            and weight.shape[0] > 0
-            and (weight.dtype == input.dtype if cast_to is None else weight.dtype in known)
-            and (bias is None or (_is_dense(bias) and bias.dtype == weight.dtype and bias.shape == weight.shape[:1]))
-        )
+        weight, bias = self.weight, self.bias
+        if type(input) in _PLAIN and type(weight) in _PLAIN and is_eager_on_cpu(input):
+            if only_the_result_counts():
+                return torch.ops.ops_dcnv3.linear.default(input, weight, bias)
+            if torch.is_grad_enabled() and _can_convolve(input, weight, bias):
+                # The same product as a convolution, which oneDNN has gradients for.
+                pixels = input.contiguous().permute(0, 3, 1, 2)
+                return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1)
+        return F.linear(input, weight, bias)
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.device.type == 'cpu'
-
-
-@cache
-def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """Those that oneDNN multiplies fast on this machine; none where PyTorch was built without it."""
-    if (
-        platform.machine() not in ('x86_64', 'AMD64')
-        or not torch.backends.mkldnn.is_available()
-        or not hasattr(torch.ops.mkldnn, '_linear_pointwise')
-    ):
-        return ()
-    return (torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else []))
+def _can_convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a convolution takes these, gives the same and is faster."""
+    return (
+        platform.machine() in ('x86_64', 'AMD64')
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and all(t.dtype == torch.float32 and t.device.type == 'cpu' for t in (input, weight, bias) if t is not None)
+        and autocast_dtype(input) in (None, torch.float32)
+        and input.layout == weight.layout == torch.strided
+        and input.dim() == 4
+        and input.shape[3] == weight.shape[1] > 0
+        and weight.shape[0] > 0
+        and (bias is None or bias.shape == weight.shape[:1])
+        and input.numel() >= _FEW_PIXELS * input.shape[3]
+    )

@@ -12,8 +12,8 @@
 the PyTorch reference, the same operator around `grid_sample` (the form of the official fallback), torchvision's
 `deform_conv2d` and, as the floor, a depthwise 3x3 convolution. `layer` times the DCNv3 layer, `roi` deformable RoI
 pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torchvision's pools, which have none. These
-three need torch alone. `model` and `train` time whole backbones against timm's, each of those in the memory layout that
-it is faster in.
+three need torch alone. `model` and `train` time whole backbones against timm's, each in the memory layout that it is
+faster in.
 
 What stands in one row takes turns, sample by sample; rows follow each other, a sweep's too. On the CPU a sample is
 the second of two calls, so that nobody pays for the caches that another one left, and freed memory is kept: glibc would
@@ -231,7 +231,7 @@ def measure(case: Case, machine: Machine, args) -> dict[str, dict]:
             contenders[name] = prepare, facts, []
         except (NotImplementedError, torch.OutOfMemoryError) as error:
             reason = str(error).splitlines()[0]
-            if name == 'ours':
+            if name.split()[0] == 'ours':
                 raise UserError(f'{" ".join(map(str, case.labels.values()))}: {reason}') from error
             note(f'{name} left out: {reason}')
     spent = dict.fromkeys(contenders, 0.0)
@@ -580,10 +580,10 @@ def network_makers(labels: dict, size, peers: list[str], args, machine: Machine)
         facts = dict(layout=layout, parameters=sum(p.numel() for p in parameters))
         return contender(forward, lambda i: parameters, labels['phase'], context, **facts)
 
-    makers = dict(ours=partial(make, partial(intern_image, labels['variant']), 'contiguous'))
-    for peer, layout in product(peers, LAYOUTS):
-        makers[f'{peer} {layout}'] = partial(make, partial(timm_backbone, peer, size), layout)
-    return makers
+    builders = dict(ours=partial(intern_image, labels['variant']))
+    builders |= {peer: partial(timm_backbone, peer, size) for peer in peers}
+    pairs = product(builders.items(), LAYOUTS)
+    return {f'{name} {layout}': partial(make, build, layout) for (name, build), layout in pairs}
 
 
 def in_faster_layout(figures: dict[str, dict], batch: int) -> dict[str, dict]:

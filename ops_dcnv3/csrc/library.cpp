@@ -17,6 +17,8 @@ TORCH_LIBRARY(ops_dcnv3, m) {
   m.def(
       "depthwise_norm_gelu(Tensor input, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, float eps, "
       "int[2] stride, int[2] padding) -> Tensor");
+  // A linear layer without a gradient, for inference; under autocast in its dtype.
+  m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   // Every kind of RoI pooling. offset (rois, 2 * classes, bins_h, bins_w); without it there is one class.
   m.def(
       "roi_pool(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, float spatial_scale, "

@@ -55,6 +55,12 @@ def test_without_gradients(shape, bias):
         torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
+def test_pytorch_knows_the_operator(device):
+    ours, _ = make_layers(device=device)
+    arguments = torch.randn(2, 9, 8, 24, device=device), ours.weight.detach(), ours.bias.detach()
+    torch.library.opcheck(torch.ops.ops_dcnv3.linear.default, arguments, test_utils=('test_schema', 'test_faketensor'))
+
+
 @needs_onednn
 @pytest.mark.parametrize('bias', [True, False])
 def test_with_gradients(bias):

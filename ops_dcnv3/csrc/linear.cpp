@@ -1,0 +1,61 @@
+// linear, without a gradient: a product of oneDNN where that is faster, PyTorch's own everywhere else.
+#include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/linear.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <string_view>
+
+namespace ops_dcnv3 {
+namespace {
+
+using at::Tensor;
+using Product = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, std::string_view,
+                       c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
+
+// PyTorch's operator for it, which adds the bias as it stores the result; none where PyTorch has no oneDNN, and on other
+// processors, where nobody has compared the two.
+std::optional<c10::TypedOperatorHandle<Product>> find_product() {
+#if defined(__x86_64__) || defined(_M_X64)
+  const auto handle = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+  if (handle && at::globalContext().hasMKLDNN()) return handle->typed<Product>();
+#endif
+  return std::nullopt;
+}
+
+bool multiplies_bfloat16() {
+  const auto handle = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+  return handle && handle->typed<bool()>().call();
+}
+
+bool is_dense(const Tensor& tensor) { return tensor.device().is_cpu() && tensor.layout() == at::kStrided; }
+
+// Whether oneDNN multiplies these in `dtype`. What does not fit together is for PyTorch to refuse.
+bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, at::ScalarType dtype, bool casts) {
+  static const bool has_bfloat16 = multiplies_bfloat16();
+  const auto is_known = [](at::ScalarType type) { return type == at::kFloat || (type == at::kBFloat16 && has_bfloat16); };
+  const bool same = input.scalar_type() == weight.scalar_type();
+  return is_dense(input) && is_dense(weight) && is_known(dtype) && is_known(input.scalar_type()) &&
+         is_known(weight.scalar_type()) && (casts || same) && input.dim() > 0 && weight.dim() == 2 && weight.numel() > 0 &&
+         input.size(-1) == weight.size(1) &&
+         (!bias || (is_dense(*bias) && bias->scalar_type() == weight.scalar_type() && bias->dim() == 1 &&
+                    bias->size(0) == weight.size(0)));
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  static const auto product = find_product();
+  const bool casts = at::autocast::is_autocast_enabled(at::kCPU);
+  const at::ScalarType dtype = casts ? at::autocast::get_autocast_dtype(at::kCPU) : input.scalar_type();
+  if (!product || !at::globalContext().userEnabledMkldnn() || !fits(input, weight, bias, dtype, casts)) {
+    return at::linear(input, weight, bias);
+  }
+  return product->call(input.to(dtype), weight.to(dtype), bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("linear", linear); }
+
+}  // namespace
+}  // namespace ops_dcnv3
