@@ -16,6 +16,6 @@ def test_every_operator_on_tensors_has_a_cuda_kernel():
     schemas = {name: getattr(torch.ops.ops_dcnv3, name.split('::')[1]).default._schema for name in names}
     on_tensors = [n for n, s in schemas.items() if any(isinstance(a.type, torch.TensorType) for a in s.arguments)]
     assert {'ops_dcnv3::dcnv3', 'ops_dcnv3::dcnv3_backward'} <= set(on_tensors)
-    composed = {'ops_dcnv3::depthwise_norm_gelu'}  # of torch's own kernels, on every device but the CPU
+    composed = {'ops_dcnv3::depthwise_norm_gelu', 'ops_dcnv3::linear'}  # of torch's own kernels
     assert {n for n in on_tensors if not torch._C._dispatch_has_kernel_for_dispatch_key(n, 'CUDA')} == composed
     assert all(torch._C._dispatch_has_computed_kernel_for_dispatch_key(n, 'CUDA') for n in composed)
