@@ -11,6 +11,7 @@ from .eager_cpu import is_eager_on_cpu, only_the_result_counts
 
 _FEW_PIXELS = 128  # below, convolutions are no faster
 _PLAIN = (Tensor, nn.Parameter)
+_HAS_ONEDNN = platform.machine() in ('x86_64', 'AMD64') and torch.backends.mkldnn.is_available()
 
 
 class Linear(nn.Linear):
@@ -36,8 +37,7 @@ class Linear(nn.Linear):
 def _can_convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a convolution takes these, gives the same and is faster."""
     return (
-        platform.machine() in ('x86_64', 'AMD64')
-        and torch.backends.mkldnn.is_available()
+        _HAS_ONEDNN
         and torch.backends.mkldnn.enabled
         and all(t.dtype == torch.float32 and t.device.type == 'cpu' for t in (input, weight, bias) if t is not None)
         and autocast_dtype(input) in (None, torch.float32)

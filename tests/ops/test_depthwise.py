@@ -1,10 +1,9 @@
 """The operator behind the layer's depthwise convolution, norm and GELU in inference."""
 
-from collections import Counter
-
 import pytest
 import torch
 import torch.nn.functional as F
+from profiled import operators
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -125,12 +124,6 @@ def test_errors(change, message):
     arguments = dict(zip(names, (*make_inputs(dtype=torch.float32), 1e-6, (1, 1), (1, 1)), strict=True))
     with pytest.raises(RuntimeError, match=message):
         depthwise_norm_gelu(**{**arguments, **change})
-
-
-def operators(function, *arguments) -> Counter[str]:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        function(*arguments)
-    return Counter(event.name for event in profile.events())
 
 
 def make_layer(**options) -> DCNv3:

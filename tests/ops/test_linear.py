@@ -3,11 +3,11 @@
 import copy
 import platform
 import threading
-from collections import Counter
 
 import pytest
 import torch
 import torch.utils.checkpoint
+from profiled import operators
 from torch import nn
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,12 +20,6 @@ needs_onednn = pytest.mark.skipif(
     reason='needs a PyTorch with oneDNN, on x86',
 )
 with_and_without_gradients = pytest.mark.parametrize('context', [torch.no_grad, torch.enable_grad])
-
-
-def operators(function, *arguments) -> Counter[str]:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        function(*arguments)
-    return Counter(event.name for event in profile.events())
 
 
 def make_layers(in_features=24, out_features=10, bias=True, **factory) -> tuple[Linear, nn.Linear]:
