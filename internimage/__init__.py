@@ -1,13 +1,11 @@
-"""InternImage detection and segmentation on OpenMMLab.
+"""InternImage: the network, its checkpoints and what can be said about any model, on torch and timm alone.
 
-Importing this package registers its models, data sets and optimizer constructor; a config asks for that with
-``custom_imports = dict(imports=['internimage'])``.
+Importing this package registers nothing. ``import internimage.openmmlab`` registers the backbone, heads and data sets with
+OpenMMLab; a config asks for that with ``custom_imports = dict(imports=['internimage.openmmlab'])``.
 """
 
-import sys
+from .network import VARIANTS, InternImage, build_variant
 
 __version__ = '0.1.0'
 
-# `python -m internimage` reports on an environment in which the imports below may be what fails.
-if sys.argv[:1] != ['-m']:
-    from . import datasets, engine, models  # noqa: F401
+__all__ = ['VARIANTS', 'InternImage', 'build_variant']

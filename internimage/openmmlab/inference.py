@@ -26,7 +26,7 @@ from mmseg.models import BaseSegmentor
 from mmseg.visualization import SegLocalVisualizer
 from torch import nn
 
-from .checkpoint import dataset_meta, load_checkpoint_strict
+from ..checkpoint import dataset_meta, load_checkpoint_strict
 from .configuration import apply_classes, leaf_datasets
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ops_dcnv3 import build_act_layer, build_norm_layer
 
-from ..models import VARIANTS, InternImage
+from .network import VARIANTS, InternImage
 
 NUM_CLASSES = 1000
 

@@ -7,8 +7,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoint import load_pretrained_backbone
-from .intern_image import InternImage
+from ...checkpoint import load_pretrained_backbone
+from ...network import InternImage
 
 
 class LeadInternImage(InternImage):

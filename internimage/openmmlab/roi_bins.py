@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ops_dcnv3 import DeformPSRoIPoolPack, DeformRoIPoolPack, ModulatedDeformRoIPoolPack, ps_roi_pool
 
-from ..inference import predict, read_image
-from ..models import RFCNHead
+from .inference import predict, read_image
+from .models import RFCNHead
 
 COLOURS = ((255, 220, 0), (0, 230, 255), (255, 90, 90), (120, 255, 60), (255, 130, 255), (255, 160, 40))  # RGB
 

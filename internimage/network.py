@@ -8,15 +8,13 @@ the official ones, so official checkpoints and configs fit. Inside, feature maps
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops_dcnv3 import DCNv3, Linear, build_act_layer, build_norm_layer
 
-from ..checkpoint import load_pretrained_backbone
+from .checkpoint import load_pretrained_backbone
 
 
 class StemLayer(nn.Module):
@@ -176,8 +174,7 @@ class InternImageBlock(nn.Module):
         return x, self.downsample(x)
 
 
-@MODELS.register_module()
-class InternImage(BaseModule):
+class InternImage(nn.Module):
     """InternImage backbone (arXiv 2211.05778, section 3.2), (N, 3, H, W) images to feature maps of strides 4 to 32.
 
     Args:
@@ -235,7 +232,7 @@ class InternImage(BaseModule):
         frozen_stages: int = -1,
         init_cfg: dict | None = None,
     ):
-        super().__init__(init_cfg)
+        super().__init__()
         stages = len(depths)
         if core_op != 'DCNv3':
             raise ValueError(f"InternImage: core_op must be 'DCNv3', got {core_op!r}")
@@ -253,6 +250,8 @@ class InternImage(BaseModule):
                 f'InternImage: level2_post_norm_block_ids must be blocks of the third stage, got {post_norm_block_ids} '
                 f'with depths {depths}'
             )
+        self.init_cfg = init_cfg
+        self.is_init = False  # mmengine asks, to initialise once
         self.core_op = core_op
         self.depths = tuple(depths)
         self.num_features = [channels * 2**i for i in range(stages)]
@@ -302,13 +301,14 @@ class InternImage(BaseModule):
         self.apply(reset)
 
     def init_weights(self) -> None:
+        """Starts from what ``init_cfg`` names, or at random. mmengine calls it once, before a training."""
         if self.init_cfg is None:
             self.reset_parameters()
         elif self.init_cfg.get('type') == 'Pretrained':
             load_pretrained_backbone(self, self.init_cfg['checkpoint'])
         else:
             raise ValueError(f"InternImage: init_cfg must be None or of type 'Pretrained', got {self.init_cfg}")
-        self._is_init = True
+        self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.forward_stages(self.forward_stem(x))

@@ -1,11 +1,17 @@
+"""Models of this project, in the registries of mmengine and mmdet."""
+
+from mmengine.registry import MODELS
+
+from ...network import InternImage
 from .cb_dino import CBDINO, CBDINOHead
 from .cb_intern_image import CBChannelMapper, CBInternImage
 from .dino import OfficialDINO
-from .intern_image import VARIANTS, InternImage, build_variant
 from .mask2former import OfficialMask2FormerHead
 from .mimic import MimicFasterRCNN, MimicRoIHead
 from .rfcn import RFCN, RFCNHead, RFCNRoIHead, SingleInputRPNHead
 from .roi_extractors import DeformRoIExtractor
+
+MODELS.register_module(module=InternImage)
 
 __all__ = [
     'CBDINO',
@@ -13,7 +19,6 @@ __all__ = [
     'CBChannelMapper',
     'CBInternImage',
     'RFCN',
-    'VARIANTS',
     'DeformRoIExtractor',
     'InternImage',
     'MimicFasterRCNN',
@@ -23,5 +28,4 @@ __all__ = [
     'RFCNHead',
     'RFCNRoIHead',
     'SingleInputRPNHead',
-    'build_variant',
 ]
