@@ -1,4 +1,5 @@
-from .complexity import Complexity, Cost, count, count_config
-from .roi_bins import draw_roi_bins, roi_bins
+"""What can be said about a model of torch: what it costs."""
 
-__all__ = ['Complexity', 'Cost', 'count', 'count_config', 'draw_roi_bins', 'roi_bins']
+from .complexity import Complexity, Cost, count
+
+__all__ = ['Complexity', 'Cost', 'count']

@@ -11,35 +11,20 @@ Conventions, those of the published tables:
   5 * N * H_out * W_out * P * C (P points), a deformable convolution 4 (modulated: 5) per sampled value beside its
   products, a RoI pool 4 (modulated: 5) per sampled value, 2 x 2 samples per bin where `sampling_ratio` is 0,
   multi-scale deformable attention 4 per sampled value.
-* A two-stage detector's RoI heads are run on 1000 proposals, mask heads on 100; all stages of a cascade. Box selection
-  and NMS are left out. Segmentors: without auxiliary heads.
 """
 
 import json
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import prod
 from unittest.mock import patch
 
 import torch
-import torchvision
-from mmcv.ops import RoIAlign, deform_conv, modulated_deform_conv
-from mmdet.models.detectors import BaseDetector, TwoStageDetector
-from mmdet.models.roi_heads import CascadeRoIHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox2roi
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
-from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-PROPOSALS, MASK_PROPOSALS = 1000, 100
 
 
 @dataclass(frozen=True)
@@ -85,43 +70,34 @@ class Complexity:
         return json.dumps(asdict(self), indent=1)
 
 
-def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
-    """The cost of a config's model on one image of `shape` (height, width) and of its optimizer.
+def count(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, int],
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    forward: Callable[[nn.Module, Tensor], object] | None = None,
+) -> Complexity:
+    """The cost of the model that `build` returns, on one image (1, 3, height, width) of `shape` (height, width).
 
-    Raises:
-        ValueError: the shape is not one, or the model cannot be run without data.
-    """
-
-    def build() -> nn.Module:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-            return MODELS.build(cfg.model)
-
-    return count(build, shape, optimizer=cfg.get('optim_wrapper', {}).get('optimizer'))
-
-
-def count(build: Callable[[], nn.Module], shape: tuple[int, int], optimizer: dict | None = None) -> Complexity:
-    """The cost of the model that `build` returns, on one image of `shape` (height, width).
-
-    A detector of mmdet and a segmentor of mmseg run as the module's docstring says, any other model by its `forward`
-    on an image (1, 3, height, width). The pass is one of evaluation (no dropout), with gradients.
+    The pass is one of evaluation (no dropout), with gradients.
 
     Args:
-        optimizer: as in a config's ``optim_wrapper``, for the memory of its state.
+        optimizer: makes the optimizer of some parameters, such as ``torch.optim.AdamW``, for the memory of its state.
+        forward: called as ``forward(model, image)`` in the place of ``model(image)``.
 
     Raises:
         ValueError: the shape is not one, or the model cannot be run without data.
     """
     if len(shape) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in shape):
         raise ValueError(f'shape must be two positive integers, height and width, got {shape!r}')
-    with ExitStack() as stack:
-        for target, name, substitute in _SUBSTITUTES:
-            stack.enter_context(patch.object(target, name, substitute))
-        stack.enter_context(warnings.catch_warnings())
+    with (
+        patch.object(torch, '_shape_as_tensor', lambda tensor: torch.tensor(tensor.shape)),
+        warnings.catch_warnings(),
+        _FakeTensors(),
+    ):
         warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')  # copy.deepcopy of a layer does
-        stack.enter_context(_FakeTensors())
         counter, activations = FlopCounterMode(display=False, custom_mapping=_formulas()), {}
         try:
-            network = _Network(revert_sync_batchnorm(build())).eval()
+            network = _Network(build(), forward).eval()
             with counter, _saved_tensors(network, counter, activations):
                 network(torch.empty(1, 3, *shape))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -155,32 +131,13 @@ class _FakeTensors(FakeTensorMode):
 class _Network(nn.Module):
     """A model with the forward pass that counts."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, forward: Callable | None):
         super().__init__()
         self.model = model
+        self.run = forward
 
     def forward(self, image: Tensor):
-        model, shape = self.model, tuple(image.shape[-2:])
-        meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
-        meta.update(scale_factor=(1.0, 1.0), flip=False)
-        if isinstance(model, BaseSegmentor):
-            return model.encode_decode(image, [meta])
-        if isinstance(model, TwoStageDetector):
-            features = model.extract_feat(image)
-            return model.rpn_head(features), _run_roi_head(model.roi_head, features)
-        if isinstance(model, BaseDetector):
-            return model._forward(image, [DetDataSample(metainfo=meta)])
-        return model(image)
-
-
-def _run_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> list:
-    rois = bbox2roi([features[0].new_zeros(PROPOSALS, 4)])
-    results = []
-    for stage in [(i,) for i in range(head.num_stages)] if isinstance(head, CascadeRoIHead) else [()]:
-        results.append(head._bbox_forward(*stage, features, rois))
-        if head.with_mask:
-            results.append(head._mask_forward(*stage, features, rois[:MASK_PROPOSALS]))
-    return results
+        return self.run(self.model, image) if self.run else self.model(image)
 
 
 def _saved_tensors(network: nn.Module, counter: FlopCounterMode, by_module: dict[str, int]):
@@ -220,11 +177,11 @@ def _collect(module, name, flops, activations, modules, seen) -> None:
         del modules[name]
 
 
-def _states_per_parameter(optimizer: dict) -> float:
+def _states_per_parameter(optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> float:
     """How many numbers an optimizer keeps for each parameter, asked of the optimizer itself."""
     parameter = nn.Parameter(torch.zeros(4, 4))
     parameter.grad = torch.zeros(4, 4)
-    built = OPTIMIZERS.build({**optimizer, 'params': [parameter]})
+    built = optimizer([parameter])
     built.step()
     states = [s for s in built.state[parameter].values() if isinstance(s, Tensor) and s.dim() > 0]
     return sum(s.numel() for s in states) / parameter.numel()
@@ -234,45 +191,21 @@ def _bytes(tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-# Operators that have no form for fake tensors, and the equal ones, in shapes and cost, that have.
-
-
-def _roi_align(self, input, rois):
-    return torchvision.ops.roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio)
-
-
-def _one_level(self, feats, rois, roi_scale_factor=None):
-    """All RoIs from one level: on which one each lies depends on its box, what it costs does not."""
-    return self.roi_layers[0](feats[0], rois)
-
-
-def _deform_conv2d(input, offset, weight, stride=1, padding=0, dilation=1, *_):
-    return torchvision.ops.deform_conv2d(input, offset, weight, None, stride, padding, dilation)
-
-
-def _modulated_deform_conv2d(input, offset, mask, weight, bias=None, stride=1, padding=0, dilation=1, *_):
-    return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
-
-
-_SUBSTITUTES = (
-    (torch, '_shape_as_tensor', lambda tensor: torch.tensor(tensor.shape)),
-    (RoIAlign, 'forward', _roi_align),
-    (SingleRoIExtractor, 'forward', _one_level),
-    (deform_conv, 'deform_conv2d', _deform_conv2d),
-    (modulated_deform_conv, 'modulated_deform_conv2d', _modulated_deform_conv2d),
-)
-
-
 # Formulas for what FlopCounterMode does not know, in its unit: two per multiply-add. Arguments come as shapes.
 
 
 def _formulas() -> dict:
     ops = torch.ops
+    torchvision = {}
+    if hasattr(ops.torchvision, 'roi_align'):  # where torchvision was imported
+        torchvision = {
+            ops.torchvision.roi_align: _roi_align_flop,
+            ops.torchvision.deform_conv2d: _deform_conv2d_flop,
+        }
     return {
+        **torchvision,
         ops.ops_dcnv3.dcnv3: _dcnv3_flop,
         ops.ops_dcnv3.roi_pool: _roi_pool_flop,
-        ops.torchvision.roi_align: _roi_align_flop,
-        ops.torchvision.deform_conv2d: _deform_conv2d_flop,
         ops.aten.grid_sampler_2d: lambda *args, out_shape, **kwargs: 2 * 4 * prod(out_shape),
         ops.aten._scaled_dot_product_flash_attention_for_cpu: (
             lambda query, key, value, *args, out_shape, **kwargs: sdpa_flop_count(query, key, value)
