@@ -1,7 +1,7 @@
 """InternImage: the network, its checkpoints and what can be said about any model, on torch and timm alone.
 
-Importing this package registers nothing. ``import internimage.openmmlab`` registers the backbone, heads and data sets with
-OpenMMLab; a config asks for that with ``custom_imports = dict(imports=['internimage.openmmlab'])``.
+Importing this package registers nothing. ``import internimage.openmmlab`` registers the backbone, heads and data sets
+with OpenMMLab; a config asks for that with ``custom_imports = dict(imports=['internimage.openmmlab'])``.
 """
 
 from .network import VARIANTS, InternImage, build_variant

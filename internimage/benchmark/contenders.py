@@ -16,8 +16,8 @@ from ..network import VARIANTS as VARIANTS_OF_THE_NETWORK
 from ..network import build_variant
 from .measuring import Case, Machine, UserError, contender
 
-# Channels and groups of the first stage (stage i has 2^i times as many) and options of the layer; then the networks of timm
-# that are about as large.
+# Channels and groups of the first stage (stage i has 2^i times as many) and options of the layer; then the networks of
+# timm that are about as large.
 _LAYER_OPTIONS = ('offset_scale', 'dw_kernel_size', 'center_feature_scale')
 _PEERS = dict(
     small=['convnext_tiny', 'swin_tiny'],

@@ -1,7 +1,7 @@
 """What a config's model costs, by :mod:`internimage.analysis`: parameters, FLOPs and memory, without running it.
 
-A two-stage detector's RoI heads are counted on 1000 proposals, mask heads on 100; all stages of a cascade. Box selection
-and NMS are left out. Segmentors: without auxiliary heads.
+A two-stage detector's RoI heads are counted on 1000 proposals, mask heads on 100; all stages of a cascade. Box
+selection and NMS are left out. Segmentors: without auxiliary heads.
 """
 
 from contextlib import ExitStack
