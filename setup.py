@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from setuptools import setup
+from setuptools import find_packages, setup
 
 CSRC = Path('ops_dcnv3', 'csrc')
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -117,6 +117,10 @@ if not reason:
     extension.include_dirs += headers_from_pip()  # after those of the toolkit
 
 setup(
+    # The configs are installed inside the package, so that a config can be named without a checkout.
+    packages=[*find_packages(include=['internimage*', 'ops_dcnv3*']), 'internimage.configs'],
+    package_dir={'internimage.configs': 'configs'},
+    package_data={'internimage.configs': ['**/*.py', '**/*.json', '**/*.md']},
     ext_modules=[extension],
     cmdclass={'build_ext': BuildExtension},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},

@@ -1,50 +1,79 @@
-"""Who may import whom: operators know torch alone, `internimage` their public names, nobody the tools."""
+"""Who may import whom: the operators know torch alone, the network knows torch and timm, OpenMMLab stands on both."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STACK = {'torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'numpy', 'cv2', 'pycocotools'}
-STACK |= {'safetensors', 'faster_coco_eval'}
-ALLOWED = {
-    'ops_dcnv3': {'torch', 'ops_dcnv3'},
-    'internimage': STACK | {'ops_dcnv3', 'internimage'},
-    'tools': STACK | {'ops_dcnv3', 'internimage', 'matplotlib', '_common'},
-}
+CORE = {'torch', 'timm', 'safetensors', 'numpy', 'ops_dcnv3', 'internimage'}
+OPENMMLAB = {'mmengine', 'mmcv', 'mmdet', 'mmseg'}
+WITH_OPENMMLAB = OPENMMLAB | {'torchvision', 'cv2', 'pycocotools', 'faster_coco_eval', 'PIL'}
+# Optional packages, imported inside the functions that need them.
+OPTIONAL = {'torchvision', 'matplotlib', 'onnx', 'cv2', 'PIL'}
 
 
-def imported(path: Path) -> set[str]:
-    """Absolute names of the modules that a file imports."""
+def modules(path: Path, everywhere: bool) -> set[str]:
+    """Absolute names of the modules that a file imports: at its top level, or everywhere in it."""
     package = path.relative_to(ROOT).parent.parts
+    tree = ast.parse(path.read_text())
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             parents = package[: len(package) - node.level + 1] if node.level else ()
-            names.add('.'.join([*parents, *([node.module] if node.module else [])]))
+            module = '.'.join([*parents, *([node.module] if node.module else [])])
+            names |= {module, *(f'{module}.{alias.name}' for alias in node.names)}
     return names
 
 
-@pytest.mark.parametrize('folder', ALLOWED)
-def test_no_back_edge(folder):
-    files = sorted((ROOT / folder).rglob('*.py'))
+def top_level(names: set[str]) -> set[str]:
+    return {name.split('.')[0] for name in names} - set(sys.stdlib_module_names)
+
+
+def core_files() -> list[Path]:
+    folder = ROOT / 'internimage'
+    return [path for path in sorted(folder.rglob('*.py')) if folder / 'openmmlab' not in path.parents]
+
+
+def test_operators_import_torch_alone():
+    files = sorted((ROOT / 'ops_dcnv3').rglob('*.py'))
     assert files
     for path in files:
-        top_level = {name.split('.')[0] for name in imported(path)} - set(sys.stdlib_module_names)
-        assert top_level <= ALLOWED[folder], path
+        assert top_level(modules(path, everywhere=True)) <= {'torch', 'ops_dcnv3'}, path
+
+
+@pytest.mark.parametrize('path', core_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_network_knows_nothing_of_openmmlab(path):
+    assert top_level(modules(path, everywhere=False)) <= CORE
+    assert top_level(modules(path, everywhere=True)) <= CORE | OPTIONAL
+    back_edges = [name for name in modules(path, everywhere=True) if name.startswith('internimage.openmmlab')]
+    assert not back_edges
+
+
+def test_openmmlab_stands_on_the_other_two():
+    for path in sorted((ROOT / 'internimage' / 'openmmlab').rglob('*.py')):
+        assert top_level(modules(path, everywhere=True)) <= CORE | WITH_OPENMMLAB | OPTIONAL, path
 
 
 def test_internimage_takes_only_public_names_of_the_operators():
+    public = {f'ops_dcnv3.{name}' for name in _public_names()}
     for path in (ROOT / 'internimage').rglob('*.py'):
-        assert not [name for name in imported(path) if name.startswith('ops_dcnv3.')], path
+        names = {name for name in modules(path, everywhere=True) if name.startswith('ops_dcnv3.')}
+        assert names <= public, path
 
 
-def test_the_specification_stands_alone():
-    assert imported(ROOT / 'ops_dcnv3' / 'reference.py') == {'torch'}
+def _public_names() -> set[str]:
+    tree = ast.parse((ROOT / 'ops_dcnv3' / '__init__.py').read_text())
+    (names,) = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == '__all__']
+    return {element.value for element in names.elts} | {'reference'}
+
+
+def test_the_specification_imports_torch_alone():
+    assert modules(ROOT / 'ops_dcnv3' / 'reference.py', everywhere=True) <= {'torch', 'torch.Tensor'}
 
 
 @pytest.mark.parametrize('kind', ['cu', 'h'])
@@ -54,3 +83,25 @@ def test_headers_and_kernels_know_no_torch(kind):
             continue  # they join torch's tensors to what the kernels take, for .cpp files alone
         text = path.read_text()
         assert not any(f'#include <{part}' in text for part in ('torch/', 'ATen/', 'c10/')), path
+
+
+# What each floor's import must not need: these modules are made impossible to import in a process of its own.
+FLOORS = {
+    'ops_dcnv3': {'timm', 'torchvision', 'safetensors', *OPENMMLAB},
+    'internimage': OPENMMLAB | {'cv2'},
+    'internimage.checkpoint': OPENMMLAB | {'cv2'},
+    'internimage.analysis': OPENMMLAB | {'cv2'},
+}
+
+
+@pytest.mark.parametrize('floor', FLOORS)
+def test_a_floor_is_imported_without_the_next(floor):
+    code = f"""
+import sys
+for name in {sorted(FLOORS[floor])}:
+    sys.modules[name] = None
+import {floor}
+assert not [name for name in sys.modules if name.startswith('internimage.openmmlab')]
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@
 `op` times `ops_dcnv3.dcnv3` at the shapes of InternImage's four stages, forward and backward (all gradients), against
 the PyTorch reference, the same operator around `grid_sample` (the form of the official fallback), torchvision's
 `deform_conv2d` and, as the floor, a depthwise 3x3 convolution. `layer` times the DCNv3 layer, `roi` deformable RoI
-pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torchvision's pools, which have none. `model`
-and `train` time whole backbones against timm's, each in the memory layout that it is faster in.
+pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torchvision's pools, which have none.
+`model` and `train` time whole backbones against timm's, each in the memory layout that it is faster in.
 
 The contenders of one row are timed in turn, sample by sample; the rows of a sweep are timed together. On the CPU a
 sample is the second of two calls, so that no contender is measured with the cache contents of another one, and freed
@@ -20,8 +20,8 @@ memory is kept: glibc would otherwise map the pages of results over 32 MB again 
 operator. On CUDA, events time single calls from an idle GPU, and inputs rotate. A figure is the median of its samples,
 `spread` their (90th - 10th percentile) / median. A ratio `a/b` is the time of a by the time of b. GB/s counts what the
 operator must read and write: forward input, offset, mask and output, backward input, offset, mask, their gradients and
-the output's, each once; `of copy` is its share of what `copy_` of 256 MB reads and writes per second. Peak is the memory
-that a call takes beyond what was there before, results included.
+the output's, each once; `of copy` is its share of what `copy_` of 256 MB reads and writes per second. Peak is the
+memory that a call takes beyond what was there before, results included.
 """
 
 import argparse
