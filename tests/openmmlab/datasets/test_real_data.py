@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 import internimage  # noqa: F401  (registers)
 
-DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
+DEMO = Path(__file__).resolve().parents[3] / 'configs' / 'demo'
 
 
 def load(name: str, root: Path):

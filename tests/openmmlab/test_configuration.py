@@ -10,7 +10,7 @@ import internimage  # noqa: F401  (registers)
 from internimage.checkpoint import build_on_meta, class_layers
 from internimage.configuration import apply_classes, leaf_datasets
 
-FINETUNE = sorted((Path(__file__).resolve().parents[1] / 'configs' / 'finetune').glob('*.py'))
+FINETUNE = sorted((Path(__file__).resolve().parents[2] / 'configs' / 'finetune').glob('*.py'))
 
 
 def test_every_head_and_data_set():

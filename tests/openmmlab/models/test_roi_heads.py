@@ -19,7 +19,7 @@ from internimage.engine import keep_boxes_exact
 from internimage.models import DeformRoIExtractor, MimicRoIHead, RFCNHead, RFCNRoIHead
 from internimage.models.mimic import mimic_distance
 
-DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
+DEMO = Path(__file__).resolve().parents[3] / 'configs' / 'demo'
 LEARNED = ['faster_rcnn_internimage_small_dpool_bccd', 'faster_rcnn_internimage_small_mdpool_bccd']
 LEARNED += ['mask_rcnn_internimage_small_mdpool_nuclei', 'deform_rfcn_internimage_small_bccd']
 SIZE = (96, 128)  # height, width
