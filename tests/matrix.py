@@ -2,8 +2,8 @@
 
     python tests/matrix.py [VERSION ...] [--folder .venv/matrix] [--quick]
 
-Every version has a virtual environment of its own below FOLDER, which is kept. The operators are built in a copy of the
-project there, so that nothing of the checkout changes. Ends with a line per version; the exit code is 0 when all passed.
+Every version has a virtual environment of its own below FOLDER, which is kept. The operators are built in a copy of
+the project there, so that the checkout does not change. Ends with a line per version; exit code 0 when all passed.
 """
 
 import argparse
