@@ -83,10 +83,10 @@ def test_model(pair):
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
-def test_one_preprocessor_serves_training_and_testing(pair, split):
-    old, _ = pair
-    train, (_, test) = old['data']['train']['pipeline'], old['data'][split]['pipeline']
-    assert step(test['transforms'], 'Normalize') == step(train, 'Normalize')
+def test_the_preprocessor_does_what_the_official_test_pipeline_does(pair, split):
+    old, cfg = pair
+    norm, found = step(old['data'][split]['pipeline'][1]['transforms'], 'Normalize'), plain(cfg.model.data_preprocessor)
+    assert [found[key] for key in ('mean', 'std', 'bgr_to_rgb')] == [norm['mean'], norm['std'], norm['to_rgb']]
 
 
 # Data
