@@ -1,0 +1,1 @@
+"""What data sets must hold, checked before a run writes anything."""
