@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,22 @@ def build_runner(cfg: Config) -> Runner:
     if not runner.distributed and isinstance(runner.model, nn.Module):
         runner.model = revert_sync_batchnorm(runner.model)
     return runner
+
+
+def check_writable(folder, what: str) -> None:
+    """Can files be written to the folder, which need not exist? Nothing is left behind.
+
+    Raises:
+        UserError: no; the message names `what`, the option.
+    """
+    existing = Path(folder)
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f'{what} {folder} cannot be written: {existing}: {error.strerror}') from error
 
 
 def write_whole(content, path: Path) -> None:
