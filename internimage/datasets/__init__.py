@@ -1,5 +1,6 @@
 import sys
 
+from . import coco  # noqa: F401  (takes the place of mmdet's functions)
 from .lvis import LVISFasterDataset, LVISFasterMetric
 from .segmentation import MapillaryCityscapesDataset, NYUDepthV2Dataset
 
