@@ -10,4 +10,4 @@ __version__ = '0.1.0'
 
 # `python -m internimage` reports on an environment in which the imports below may be what fails.
 if sys.argv[:1] != ['-m']:
-    from . import datasets, engine, models  # noqa: F401
+    from . import datasets, engine, models, openmmlab_checkpoint  # noqa: F401

@@ -7,8 +7,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 import internimage  # noqa: F401  (registers)
-from internimage.checkpoint import build_on_meta, class_layers
 from internimage.configuration import apply_classes, leaf_datasets
+from internimage.openmmlab_checkpoint import build_on_meta, class_layers
 
 FINETUNE = sorted((Path(__file__).resolve().parents[1] / 'configs' / 'finetune').glob('*.py'))
 

@@ -17,9 +17,7 @@ from official_models import in_our_dialect
 
 from internimage.checkpoint import (
     CheckpointError,
-    build_on_meta,
     check_state_dict,
-    class_layers,
     convert_checkpoint,
     fit_for_fine_tuning,
     official_to_ours,
@@ -27,6 +25,7 @@ from internimage.checkpoint import (
     read_state_dict,
 )
 from internimage.inference import load_model
+from internimage.openmmlab_checkpoint import build_on_meta, class_layers
 
 DATA = Path(__file__).parent / 'data' / 'official_checkpoints.json.gz'
 # Of the small official models of the fixtures: the `model` of the config, and name and shape of every weight.

@@ -15,9 +15,10 @@ from mmengine.registry import DATASETS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from internimage.checkpoint import CheckpointError, build_on_meta
+from internimage.checkpoint import CheckpointError
 from internimage.configuration import apply_classes, dicts, leaf_datasets
 from internimage.inference import ImageError
+from internimage.openmmlab_checkpoint import build_on_meta
 
 # Data sets that write their own files on first use.
 SELF_GENERATING = ('ShapesDataset', 'ShapesSegDataset')

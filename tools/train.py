@@ -22,7 +22,6 @@ from internimage.checkpoint import (
     CheckpointError,
     backbone_weights,
     check_state_dict,
-    class_layers,
     fit_for_fine_tuning,
     is_whole_model,
     read_checkpoint,
@@ -30,6 +29,7 @@ from internimage.checkpoint import (
 )
 from internimage.engine import FineTuneHook, keep_boxes_exact
 from internimage.models import InternImage
+from internimage.openmmlab_checkpoint import class_layers
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import logging
 
 import mmdet.registry
 import mmseg.registry
@@ -196,8 +197,11 @@ class TestPretrained:
     @pytest.fixture
     def log(self, monkeypatch):
         lines = []
-        monkeypatch.setattr('internimage.checkpoint.fit.print_log', lambda message, **_: lines.append(message))
-        return lines
+        handler = logging.Handler()
+        monkeypatch.setattr(handler, 'emit', lambda record: lines.append(record.getMessage()))
+        logging.getLogger('internimage').addHandler(handler)
+        yield lines
+        logging.getLogger('internimage').removeHandler(handler)
 
     def build(self, path, **options):
         model = InternImage(**{**TINY, **options}, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
