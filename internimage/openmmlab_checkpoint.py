@@ -126,7 +126,7 @@ def harmless_state(checkpoint: dict) -> dict:
         CheckpointError: a state that cannot be gone on with: numbers that are none, a part that is no dict.
     """
     checkpoint = dict(checkpoint)
-    if 'meta' in checkpoint:
+    if checkpoint.get('meta') is not None:
         checkpoint['meta'] = _harmless_meta(_mapping(checkpoint['meta'], 'meta'))
     if 'message_hub' in checkpoint:
         checkpoint['message_hub'] = _harmless_hub(_mapping(checkpoint['message_hub'], 'message_hub'))

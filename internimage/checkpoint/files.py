@@ -79,7 +79,7 @@ def read_checkpoint(path, map_location='cpu', ema: bool = False) -> dict:
     content = _read_folder(path, map_location) if folder else _read_file(path, map_location)
     content = dict(content) if isinstance(content, Mapping) else {}
     key = _weights_key(content, ema, path)
-    if key and not isinstance(content.get('meta') or {}, Mapping):
+    if key and not _empty(content.get('meta')) and not isinstance(content['meta'], Mapping):
         raise CheckpointError(f'checkpoint {path}: meta is {_shown(content["meta"])}, not a dict')
     weights = content.pop(key) if key else content
     weights = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
@@ -114,7 +114,7 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
             with part.open('wb') as file:
                 torch.save({'meta': dict(meta or {}), key: dict(state_dict)}, file)
         else:
-            known = dataset_meta({'meta': meta})
+            known = dataset_meta({'meta': meta}, path)
             text = {'meta': json.dumps({'dataset_meta': known})} if known else {}
             save_file(_unshared(state_dict), part, {'format': 'pt', **text})
         os.replace(part, path)
@@ -124,40 +124,45 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
         part.unlink(missing_ok=True)
 
 
-def dataset_meta(checkpoint: Mapping) -> dict:
+def dataset_meta(checkpoint: Mapping, path='') -> dict:
     """`classes` (a list of names) and `palette` (a list of RGB tuples, one per class) of a checkpoint, as far as it has
     them. A palette that is a word of mmdet's is left out: whoever draws makes one for the number of classes.
+
+    Args:
+        path: the file, for the errors.
 
     Raises:
         CheckpointError: classes that are no names, or a palette that is no colours.
     """
+    where = f'checkpoint {path}'.strip()
     meta = checkpoint.get('meta')
     for inner in (None, 'dataset_meta'):  # OpenMMLab 2 wrote CLASSES and PALETTE into `meta` itself
         meta = meta if inner is None or _empty(meta.get(inner)) else meta[inner]
         if _empty(meta):
             return {}
         if not isinstance(meta, Mapping):
-            raise CheckpointError(f'checkpoint: {inner or "meta"} is {_shown(meta)}, not a dict')
+            raise CheckpointError(f'{where}: {inner or "meta"} is {_shown(meta)}, not a dict')
     found = {key.lower(): value for key, value in meta.items() if isinstance(key, str) and not _empty(value)}
     known = {}
     if 'classes' in found:
         classes = found['classes'].tolist() if isinstance(found['classes'], np.ndarray) else found['classes']
         if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
-            raise CheckpointError(f'checkpoint: classes of its dataset_meta are {_shown(classes)}, not a list of names')
+            raise CheckpointError(f'{where}: classes of its dataset_meta are {_shown(classes)}, not a list of names')
         known['classes'] = [printable(name) for name in classes]
     palette = found.get('palette')
     if palette is not None and not (isinstance(palette, str) and palette in NAMED_PALETTES):
-        known['palette'] = _colors(palette)
+        known['palette'] = _colors(palette, where)
         if len(known['palette']) < len(known.get('classes', ())):
             logger.warning(
-                'checkpoint: its palette of %d colours for %d classes is not used',
+                '%s: its palette of %d colours for %d classes is not used',
+                where,
                 len(known.pop('palette')),
                 len(known['classes']),
             )
     return known
 
 
-def _colors(palette) -> list[tuple[int, int, int]]:
+def _colors(palette, where: str) -> list[tuple[int, int, int]]:
     colors = palette.tolist() if isinstance(palette, (np.ndarray, Tensor)) else palette
     try:
         if isinstance(colors, (str, bytes, Mapping)):
@@ -168,12 +173,14 @@ def _colors(palette) -> list[tuple[int, int, int]]:
     except (TypeError, ValueError, OverflowError):  # not a list of lists, not numbers, not a whole number
         fine = False
     if not fine:
-        raise CheckpointError(f'checkpoint: palette of its dataset_meta is {_shown(palette)}, not a list of (R, G, B)')
+        raise CheckpointError(f'{where}: palette of its dataset_meta is {_shown(palette)}, not a list of (R, G, B)')
     return numbers
 
 
 def _empty(value) -> bool:
-    return value is None or (hasattr(value, '__len__') and len(value) == 0)
+    if isinstance(value, (np.ndarray, Tensor)):
+        return 0 in value.shape
+    return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
 
 
 def _shown(value) -> str:
@@ -268,21 +275,22 @@ def _read_file(path: Path, map_location):
 
 
 def _read_pickled(path: Path, size: int, map_location):
-    own = torch.serialization.get_safe_globals()
-    allowed = {item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}' for item in own}
-    with path.open('rb') as file:
-        # As torch tells them apart. The form before torch 1.6, no zip file, cannot be mapped.
-        zipped = file.read(4) == b'PK\x03\x04'
-        file.seek(0)
-        if zipped:
-            sizes = _storage_sizes(path, size)
-            record = torch._C.PyTorchFileReader(str(path)).get_record('data.pkl')  # which torch.load reads, too
-            check_pickle(io.BytesIO(record), allowed, size, sizes)
-        else:
-            for _ in range(5):  # a magic number, the version, the machine, the content, the keys of the storages
-                check_pickle(file, allowed, size)
-    with READING, torch.serialization.safe_globals([item for item in safe_globals() if item not in own]):
-        content = torch.load(path, map_location=map_location, weights_only=True, mmap=zipped)
+    with READING:
+        own = torch.serialization.get_safe_globals()
+        allowed = {item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}' for item in own}
+        with path.open('rb') as file:
+            # As torch tells them apart. The form before torch 1.6, no zip file, cannot be mapped.
+            zipped = file.read(4) == b'PK\x03\x04'
+            file.seek(0)
+            if zipped:
+                sizes = _storage_sizes(path, size)
+                record = torch._C.PyTorchFileReader(str(path)).get_record('data.pkl')  # what torch.load reads, too
+                check_pickle(io.BytesIO(record), allowed, size, sizes)
+            else:
+                for _ in range(5):  # a magic number, the version, the machine, the content, the keys of the storages
+                    check_pickle(file, allowed, size)
+        with torch.serialization.safe_globals([item for item in safe_globals() if item not in own]):
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=zipped)
     return plain(content, tuple(item for item in own if isinstance(item, type)))
 
 
@@ -345,21 +353,23 @@ def _shards(index: Path) -> list[str]:
 
 def _read_json(path: Path) -> dict:
     if _size(path) > LARGEST_JSON:
-        raise CheckpointError(f'checkpoint: {path} has {_size(path)} bytes, too many for a JSON file')
+        raise CheckpointError(f'checkpoint {path} has {_size(path)} bytes, too many for a JSON file')
     try:
         text = path.read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as error:
-        raise CheckpointError(f'checkpoint: {path} cannot be read: {_first_line(error)}') from error
+        raise CheckpointError(f'checkpoint {path} cannot be read: {_first_line(error)}') from error
     return _parse_json(text, path)
 
 
 def _parse_json(text: str, where) -> dict:
     try:
         content = plain(json.loads(text))
-    except (ValueError, RecursionError, UnsafePickle) as error:
-        raise CheckpointError(f'checkpoint: {where} cannot be read: {_first_line(error)}') from error
+    except RecursionError as error:
+        raise CheckpointError(f'checkpoint {where} cannot be read: it nests its values too deep') from error
+    except (ValueError, UnsafePickle) as error:
+        raise CheckpointError(f'checkpoint {where} cannot be read: {_first_line(error)}') from error
     if not isinstance(content, dict):
-        raise CheckpointError(f'checkpoint: {where} is {_shown(content)}, not a JSON object')
+        raise CheckpointError(f'checkpoint {where} is {_shown(content)}, not a JSON object')
     return content
 
 
