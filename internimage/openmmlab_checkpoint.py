@@ -134,8 +134,19 @@ def harmless_state(checkpoint: dict) -> dict:
         # Unlike weights, which are copied into the model, this becomes the optimizer's own: it must not hang on a file
         # that a training may write again.
         optimizer = _mapping(checkpoint['optimizer'], 'optimizer')
-        checkpoint['optimizer'] = apply_to(optimizer, torch.is_tensor, torch.clone)
+        checkpoint['optimizer'] = _without_fused(apply_to(optimizer, torch.is_tensor, torch.clone))
     return checkpoint
+
+
+def _without_fused(optimizer: dict) -> dict:
+    """Without the choice of the fused step, which reads and writes past the end of a state that is too small: it is the
+    config's, and for one that says nothing torch's own."""
+    for state in [optimizer, *optimizer.values()]:  # of one optimizer, or several by name
+        groups = state.get('param_groups') if isinstance(state, dict) else None
+        for group in groups if isinstance(groups, list) else ():
+            if isinstance(group, dict):
+                group.pop('fused', None)
+    return optimizer
 
 
 def _harmless_meta(meta: Mapping) -> dict:

@@ -159,6 +159,28 @@ def test_a_state_that_cannot_be_gone_on_with(tmp_path, part, says):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
 
 
+@pytest.mark.parametrize('optimizer', [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad])
+@pytest.mark.parametrize('several', [False, True])
+def test_a_state_of_other_shapes_does_not_reach_the_fused_step(optimizer, several, tmp_path):
+    """It would write past the end of it: torch's fused optimizers do not look."""
+    model = nn.Linear(512, 512)
+    options = dict(momentum=0.9) if optimizer is torch.optim.SGD else {}
+    first, second = (optimizer(model.parameters(), lr=0.1, **options) for _ in range(2))
+    model(torch.ones(1, 512)).sum().backward()
+    first.step()
+    state = first.state_dict()
+    for group in state['param_groups']:
+        group.update(fused=True, foreach=False)
+    for values in state['state'].values():
+        values.update({key: torch.ones(1) for key, x in values.items() if torch.is_tensor(x) and x.ndim})
+    content = {'state_dict': {'a': torch.ones(1)}, 'optimizer': {'a': state} if several else state}
+    torch.save(content, tmp_path / 'a.pth')
+    read = CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))['optimizer']
+    second.load_state_dict(read['a'] if several else read)
+    with pytest.raises(RuntimeError, match='size|shape'):
+        second.step()
+
+
 def test_what_is_not_a_log_is_left_out():
     hub = {
         'log_scalars': {'loss': HistoryBuffer(), '\x1b[31m': HistoryBuffer(), 'x': 3, 4: HistoryBuffer()},

@@ -180,9 +180,9 @@ class _Machine:
 
     def storage(self, reference) -> Made:
         """('storage', type, key, where it was, number of elements), before torch 1.6 with None or a part of it."""
-        _expect(isinstance(reference, tuple) and len(reference) in (5, 6), 'refers to what is not a storage')
+        _expect(type(reference) is Nested and len(reference) in (5, 6), 'refers to what is not a storage')
         kind, name, key, location, numel = reference[:5]
-        fine = kind == 'storage' and name in STORAGES and isinstance(key, str) and isinstance(location, str)
+        fine = kind == 'storage' and name in STORAGES and type(key) is str and type(location) is str
         _expect(fine and _is_size(numel), 'refers to what is not a storage')
         size = numel * STORAGES[name]
         expected = size if self.sizes is None else self.sizes.get(key)
@@ -191,13 +191,13 @@ class _Machine:
         _expect(self.storages.setdefault(key, (name, numel)) == (name, numel), 'describes one storage in two ways')
         part = reference[5] if len(reference) == 6 else None
         if part is not None:
-            _expect(isinstance(part, tuple) and len(part) == 3 and all(map(_is_size, part[1:])), 'has a broken storage')
+            _expect(type(part) is Nested and len(part) == 3 and all(map(_is_size, part[1:])), 'has a broken storage')
             _expect(part[1] + part[2] <= numel, 'has a storage that is part of a smaller one')
             numel = part[2]
         return Made('storage', (STORAGES[name], numel))
 
     def call(self, function, args, new: bool):
-        _expect(isinstance(function, Name) and isinstance(args, tuple), 'calls what is not a function')
+        _expect(isinstance(function, Name) and type(args) is Nested, 'calls what is not a function')
         rule = _CALLS.get(function)
         if rule is not None and new == (function in (HISTORY, SETTINGS)):
             made = rule(self, *args) if _arity(rule, args) else None
@@ -210,17 +210,17 @@ class _Machine:
     def build(self, target, state) -> None:
         kind = _kind(target)
         if kind == 'array':
-            fine = isinstance(state, tuple) and len(state) == 5 and state[0] == 1 and type(state[3]) in (bool, int)
+            fine = type(state) is Nested and len(state) == 5 and state[0] == 1 and type(state[3]) in (bool, int)
             fine = fine and _sizes(state[1]) and _kind(state[2]) == 'dtype'
             if not fine or math.prod(state[1]) * state[2].value != _length(state[4]):
                 raise UnsafePickle('has a numpy array whose shape, type and bytes do not fit each other')
         elif kind == 'dtype':
-            fine = isinstance(state, tuple) and len(state) == 8 and state[0] == 3 and state[1] in ('<', '>', '=', '|')
+            fine = type(state) is Nested and len(state) == 8 and state[0] == 3 and state[1] in ('<', '>', '=', '|')
             _expect(fine and state[2:] == (None, None, None, -1, -1, 0), 'has a numpy type that is no number')
         elif kind in ('ordered', 'history'):
             keys = state.value if _kind(state) == 'dict' else [None]
             known = HISTORY_STATE.__contains__ if kind == 'history' else lambda key: key.startswith('_')
-            _expect(all(isinstance(key, str) and known(key) for key in keys), 'sets attributes that it should not')
+            _expect(all(type(key) is str and known(key) for key in keys), 'sets attributes that it should not')
         else:
             _expect(kind == 'other', 'sets the state of what has none')
 
@@ -255,7 +255,7 @@ class _Machine:
         return Made('size', sizes) if _sizes(sizes) else None
 
     def device(self, kind, index=None):
-        return Made('device') if isinstance(kind, str) and (index is None or _is_size(index)) else None
+        return Made('device') if type(kind) is str and (index is None or _is_size(index)) else None
 
     def ordered(self, items=None):
         return Made('ordered', []) if items is None or _kind(items) == 'list' else None
@@ -273,10 +273,10 @@ class _Machine:
         return Made('bytes', 0)
 
     def encode(self, text, encoding):
-        return Made('bytes', len(text)) if isinstance(text, str) and encoding == 'latin1' else None
+        return Made('bytes', len(text)) if type(text) is str and encoding == 'latin1' else None
 
     def numpy_dtype(self, code, align, copy):
-        number = isinstance(code, str) and re.fullmatch(r'[<>=|]?([biufc]\d{1,2}|\?)', code)
+        number = type(code) is str and re.fullmatch(r'[<>=|]?([biufc]\d{1,2}|\?)', code)
         return Made('dtype', np.dtype(code).itemsize) if number and {align, copy} <= {0, 1} else None
 
     def numpy_scalar(self, dtype, content):
@@ -320,7 +320,7 @@ def _sizes(values) -> bool:
 
 
 def _length(content) -> int | None:
-    return content.value if _kind(content) == 'bytes' else len(content) if isinstance(content, str) else None
+    return content.value if _kind(content) == 'bytes' else len(content) if type(content) is str else None
 
 
 def _dtype(name) -> int:
