@@ -325,8 +325,8 @@ def _length(content) -> int | None:
 
 def _dtype(name) -> int:
     """Bytes of an element of a torch dtype; 0 for any other name, and for quantized and raw types."""
-    plain = isinstance(name, Name) and re.fullmatch(r'torch\.(b?float|u?int|bool|complex)\w*', name)
-    dtype = getattr(torch, name[6:], None) if plain else None
+    number = isinstance(name, Name) and re.fullmatch(r'torch\.(b?float|u?int|bool|complex)\w*', name)
+    dtype = getattr(torch, name[6:], None) if number else None
     return dtype.itemsize if isinstance(dtype, torch.dtype) else 0
 
 
