@@ -57,7 +57,7 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
         steps = [step for step in dataset.pipeline[1:] if not _name(step['type']).startswith('Load')]
         load = dict(type=LoadImageFromNDArray, to_float32=dataset.pipeline[0].get('to_float32', False))
         model.pipeline = Compose([load, *steps])
-    meta = dataset_meta(load_checkpoint_strict(model, checkpoint))
+    meta = dataset_meta(load_checkpoint_strict(model, checkpoint), checkpoint)
     if 'classes' not in meta:
         with _building(cfg):
             meta = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
