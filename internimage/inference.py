@@ -26,6 +26,7 @@ from torch import nn
 from .checkpoint import dataset_meta, load_checkpoint_strict
 from .configuration import apply_classes, leaf_datasets
 from .drawing import draw_sample, mask_array, with_palette
+from .engine import take_any_dtype
 from .images import ImageError, read_image, write_image
 from .large_images import run_length, save_memory
 
@@ -40,7 +41,8 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
 
     The model is in evaluation mode. Its `dataset_meta` holds `classes` (names in index order) and `palette` (one RGB
     color per class), from the checkpoint, or from the config's test data set where the checkpoint has no classes; a
-    palette is made where there is none of one color per class.
+    palette is made where there is none of one color per class. After `model.half()`, `.bfloat16()` and `.double()` it
+    predicts as well.
 
     Threads may load models, predict with one and the same model, and draw, at the same time. What else builds from
     mmengine's registries in other threads must not run meanwhile.
@@ -64,6 +66,7 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
     save_memory(model)
     model.cfg = cfg
     model.dataset_meta = with_palette(meta)
+    take_any_dtype(model)
     return model.to(device).eval()
 
 

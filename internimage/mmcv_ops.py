@@ -77,7 +77,7 @@ def _differs(before: Tensor, after: Tensor) -> bool:
 
 
 def attention_in_single_precision(attention: Callable) -> Callable:
-    """mmcv's attention in PyTorch: the same for tensors of 16 bits, for which its `grid_sample` has no code or few bits."""
+    """mmcv's attention in PyTorch, with the same for tensors of 16 bits, which its `grid_sample` would not mix."""
 
     @functools.wraps(attention)
     def call(value, value_spatial_shapes, sampling_locations, attention_weights):

@@ -5,9 +5,9 @@ In float64, in which sums in another order agree to 13 digits, so that no detect
 
 import copy
 import functools
+import io
 import json
-import re
-from types import SimpleNamespace
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ PATHS = {
     str(path.relative_to(ROOT / 'configs').with_suffix('')): path
     for path in sorted((ROOT / 'configs').glob('[!_]*/*.py'))
 }
-HEIGHT, WIDTH = 64, 96
+HEIGHT, WIDTH = 96, 128
 NUM_CLASSES = 5
 
 
@@ -49,6 +49,7 @@ def slimmed(name):
         for node in dicts(model):
             if 'num_classes' in node:
                 node.num_classes = NUM_CLASSES
+        model.test_cfg.max_per_img = 20
     for node in dicts(model):
         node.pop('init_cfg', None)
     return cfg.default_scope, model
@@ -66,6 +67,8 @@ def build(name):
     scope, cfg = slimmed(name)
     with DefaultScope.overwrite_default_scope(scope):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg)))
+    with redirect_stdout(io.StringIO()):  # it reports on every parameter
+        model.init_weights()
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
     return model.double()
@@ -155,26 +158,29 @@ KINDS = [
 
 @pytest.mark.parametrize('name', KINDS)
 def test_losses_and_gradients_of_a_training_step(name):
-    def step(model):
+    # The point samples of Mask2Former's loss are float32.
+    dtype, tolerance = (torch.float32, 1e-4) if 'mask2former' in name else (torch.float64, 1e-8)
+
+    def step(memory_format):
+        model = build(name).to(dtype).to(memory_format=memory_format).train()
+        inputs, samples = batch(name)
         torch.manual_seed(1)  # samplers draw RoIs and points, dropout and DropPath draw
         np.random.seed(1)
-        model.train().zero_grad()
-        losses = model.loss(*batch(name))
-        total, values = model.parse_losses(losses)
-        total.backward()
-        return values, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        torch.set_default_dtype(dtype)  # of the noise that DINO adds to its queries
+        try:
+            total, values = model.parse_losses(model.loss(inputs.to(dtype), samples))
+            total.backward()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        return values, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
-    model = build(name)
-    values, gradients = step(model)
+    values, gradients = step(torch.contiguous_format)
     assert len(values) > 1 and sum(bool(gradient.any()) for gradient in gradients.values()) > len(gradients) / 2
-    for buffer in model.buffers():
-        pass
-    found_values, found_gradients = step(build(name).to(memory_format=torch.channels_last))
+    found_values, found_gradients = step(torch.channels_last)
     assert values.keys() == found_values.keys() and gradients.keys() == found_gradients.keys()
     for key, value in values.items():
-        torch.testing.assert_close(found_values[key], value, rtol=1e-6, atol=1e-9)
-    scale = max(gradient.abs().max() for gradient in gradients.values())
+        torch.testing.assert_close(found_values[key], value, rtol=tolerance, atol=tolerance)
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for key, gradient in gradients.items():
-        torch.testing.assert_close(
-            found_gradients[key], gradient, rtol=1e-6, atol=1e-8 * scale, msg=lambda text, key=key: f'{key}: {text}'
-        )
+        atol = tolerance * largest
+        torch.testing.assert_close(found_gradients[key], gradient, rtol=0, atol=atol, msg=f'gradient of {key}')
