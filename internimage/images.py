@@ -38,9 +38,9 @@ def read_image(image) -> np.ndarray:
         ImageError: the file does not exist or is not an image; the object is none of these.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _decode(_file_bytes(Path(image)), str(image))
+        return decode_image(_file_bytes(Path(image)), str(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _decode(bytes(image), f'{len(image)} bytes')
+        return decode_image(bytes(image), f'{len(image)} bytes')
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
@@ -63,12 +63,13 @@ def _file_bytes(path: Path) -> bytes:
         raise error if isinstance(error, ImageError) else ImageError(f'{str(path)!r}: {error}') from error
 
 
-def _decode(content: bytes, name: str) -> np.ndarray:
+def decode_image(content: bytes, name: str, log: bool = True) -> np.ndarray:
+    """The image in the bytes of the file `name`, by the rules of `read_image`; training and test read by this too."""
     if not content:
         raise ImageError(f'{name}: not an image, it is empty')
     image = _imdecode(content, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image.dtype == np.uint16:
-        narrow = _from_12_bits(image, name)
+        narrow = _from_12_bits(image, name, log)
         return _imdecode(content, name, cv2.IMREAD_COLOR) if narrow is None else narrow
     if image.dtype != np.uint8:
         raise ImageError(f'{name}: pixels are {image.dtype}; images of 8 or 16 bits per channel are read')
@@ -85,11 +86,12 @@ def _imdecode(content: bytes, name: str, flags: int) -> np.ndarray:
     return image
 
 
-def _from_12_bits(image: np.ndarray, name: str) -> np.ndarray | None:
+def _from_12_bits(image: np.ndarray, name: str, log: bool = True) -> np.ndarray | None:
     """The upper 8 of 12 bits; None if there are values that need more."""
     if image.max() > 4095:
         return None
-    print_log(f'{name}: 16 bits per channel, no value above {image.max()}: read as 12 bits', 'current')
+    if log:
+        print_log(f'{name}: 16 bits per channel, no value above {image.max()}: read as 12 bits', 'current')
     return (image >> 4).astype(np.uint8)
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from _common import UserError, build_model, build_runner, check_data, check_writable, load_config, run, write_whole
+from _common import (
+    UserError,
+    add_check_data,
+    build_model,
+    build_runner,
+    check_data,
+    check_writable,
+    load_config,
+    run,
+    write_whole,
+)
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -32,7 +42,7 @@ def main() -> None:
         check_writable(args.show_dir, '--show-dir')
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     cfg.load_from = args.checkpoint
-    check_data(cfg, 'test')
+    check_data(cfg, 'test', mode=args.check_data)
     check_state_dict(build_model(cfg), read_state_dict(args.checkpoint), args.checkpoint)
     if args.tta:
         use_tta(cfg)
@@ -118,6 +128,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', metavar='DIR', help='write drawn images to this folder')
     parser.add_argument('--tta', action='store_true', help="the config's test-time augmentation")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -13,7 +13,7 @@ Checkpoints, logs and the full config go to the work folder: work_dirs/<config n
 import argparse
 
 import torch
-from _common import UserError, build_model, build_runner, check_data, load_config, run, scope
+from _common import UserError, add_check_data, build_model, build_runner, check_data, load_config, run, scope
 from mmengine.config import Config, DictAction
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
@@ -58,7 +58,7 @@ def main() -> None:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
         cfg.load_from = None
 
-    check_data(cfg, 'train', 'val')
+    check_data(cfg, 'train', 'val', mode=args.check_data)
     model = build_model(cfg)
     if args.backbone and isinstance(model.backbone, InternImage):
         backbone_weights(model.backbone, backbone, args.backbone)
@@ -125,6 +125,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='mixed precision; bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()

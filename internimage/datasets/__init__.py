@@ -1,6 +1,7 @@
 import sys
 
-from . import coco  # noqa: F401  (takes the place of mmdet's functions)
+# These take the place of OpenMMLab's functions.
+from . import coco, image_folders, pipeline_errors, transforms  # noqa: F401
 from .lvis import LVISFasterDataset, LVISFasterMetric
 from .segmentation import MapillaryCityscapesDataset, NYUDepthV2Dataset
 
