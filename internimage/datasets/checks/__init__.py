@@ -7,12 +7,13 @@ raises a `DataError` for what cannot be mended without a guess.
 import copy
 import os
 
+from mmdet.datasets import CocoDataset, CrowdHumanDataset, XMLDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmseg.datasets import BaseSegDataset
 
 from ...configuration import leaf_datasets
-from . import label_maps
+from . import coco, label_maps, voc
 from .errors import DataError
 
 MODES = ('sample', 'full', 'off')
@@ -42,22 +43,34 @@ def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> list[str]:
         where = f'config {cfg.filename}: {split}_dataloader'
         evaluators = cfg.get(f'{split}_evaluator') or []
         evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
-        generated = False
+        datasets, generated = [], False
         for leaf in leaf_datasets(loader.dataset):
             kind = leaf.get('type')
             if (kind.split('.')[-1] if isinstance(kind, str) else kind.__name__) in SELF_GENERATING:
                 generated = True
                 continue
             dataset = _build(cfg, leaf, where)
+            datasets.append(dataset)
             _check_exists(dataset.data_root, f'{where}: data_root {dataset.data_root}')
             for path in (dataset.ann_file, *dataset.data_prefix.values()):
                 _check_exists(path, f'{where}: {path}')
-            if mode != 'off' and isinstance(dataset, BaseSegDataset):
+            if mode == 'off':
+                continue
+            if isinstance(dataset, BaseSegDataset):
                 label_maps.prepare(cfg, split, leaf, dataset, evaluators)
                 notes += label_maps.check(dataset, f'{split} data', full=mode == 'full')
+            elif isinstance(dataset, CocoDataset):
+                notes += coco.check_coco(dataset, where, mode)
+            elif isinstance(dataset, CrowdHumanDataset):
+                notes += voc.check_crowd_human(dataset, where)
+            elif isinstance(dataset, XMLDataset):
+                notes += voc.check_voc(dataset, where, mode)
         for evaluator in evaluators:
             path = None if generated else evaluator.get('ann_file')
-            _check_exists(path, f'config {cfg.filename}: {split}_evaluator: ann_file {path}')
+            metric = f'config {cfg.filename}: {split}_evaluator'
+            _check_exists(path, f'{metric}: ann_file {path}')
+            if mode != 'off' and path:
+                notes += coco.check_coco_metric(evaluator, datasets, metric)
     return list(dict.fromkeys(notes))
 
 
