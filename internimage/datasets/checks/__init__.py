@@ -46,7 +46,8 @@ def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> list[str]:
         datasets, generated = [], False
         for leaf in leaf_datasets(loader.dataset):
             kind = leaf.get('type')
-            if (kind.split('.')[-1] if isinstance(kind, str) else kind.__name__) in SELF_GENERATING:
+            kind = kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+            if kind in SELF_GENERATING and not os.path.lexists(leaf.get('data_root', '')):
                 generated = True
                 continue
             dataset = _build(cfg, leaf, where)

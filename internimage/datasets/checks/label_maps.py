@@ -152,7 +152,7 @@ def _check_several_classes(dataset: BaseSegDataset, seen: dict[int, int], rest: 
             values, void = (', '.join(map(str, sorted(each))) for each in (seen, ignored))
             raise DataError(
                 f'{where}: the label maps in {dataset.data_prefix.get("seg_map_path")} hold the values {values} alone, '
-                f'of which {void} {"is" if len(ignored) == 1 else "are"} ignored: at most one of {len(classes)} classes '
+                f'of which {void} {"is" if len(ignored) == 1 else "are"} ignored: at most one class of {len(classes)} '
                 f'is left; {BINARY}'
             )
         seen.update(zip(pair.values.tolist(), pair.indices.tolist(), strict=True))
