@@ -34,6 +34,16 @@ $(shell \
 	fi)
 endef
 
+# Lines 'files compiled, files in all' as progress: one line that is written over, or, not on a terminal, a line for every
+# tenth file. In bash itself: Debian's awk, mawk, holds back what it reads.
+define PROGRESS
+while read -r built all; do \
+	text="   compiled $$built of $$all, about $$(((SECONDS * (all - built) / built + 30) / 60)) min left   "; \
+	if [ -t 1 ]; then printf '\r%s' "$$text"; \
+	elif [ $$((built % 10)) = 0 ] || [ "$$built" = "$$all" ]; then echo "$$text"; fi; \
+done && if [ -t 1 ]; then echo; fi
+endef
+
 demo: setup
 	@$(BIN)/python tools/demo.py
 
@@ -62,10 +72,7 @@ $(DONE)/torch: requirements.txt | $(DONE)/venv
 $(DONE)/mmcv: requirements.txt | $(DONE)/torch
 	@echo "== set-up 3/5: mmcv (78 C++ files, about 11 minutes on 2 cores the first time; later from pip's cache; log: $(LOG)/mmcv.log)"
 	@MMCV_WITH_OPS=1 $(BIN)/python -m pip install -v --disable-pip-version-check --constraint requirements.txt --no-build-isolation onedl-mmcv 2>&1 | tee $(LOG)/mmcv.log \
-		| sed -un 's/^ *\[\([0-9]*\)\/\([0-9]*\)\].*/\1 \2/p' \
-		| awk '{now = systime(); if (!start) start = now; \
-			printf "\r   compiled %d of %d, about %d min left   ", $$1, $$2, (now - start) / $$1 * ($$2 - $$1) / 60; fflush()} \
-			END {if (NR) print ""}' \
+		| sed -un 's/^ *\[\([0-9]*\)\/\([0-9]*\)\].*/\1 \2/p' | $(PROGRESS) \
 		|| { tail -n 20 $(LOG)/mmcv.log; exit 1; }
 	@touch $@
 

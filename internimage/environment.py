@@ -3,7 +3,9 @@
 Works when any part is missing. Exit code 0 when all is well, 1 when something needs doing.
 """
 
+import contextlib
 import importlib
+import io
 import os
 import platform
 import shutil
@@ -46,7 +48,8 @@ def collect() -> dict:
     errors = {}
     for name in (*DISTRIBUTIONS, *COMPILED):
         try:
-            importlib.import_module(name)
+            with contextlib.redirect_stdout(io.StringIO()):  # mmdet and mmseg print while they are imported
+                importlib.import_module(name)
         except Exception as error:  # a broken combination raises anything: ImportError, RuntimeError, AssertionError
             errors[name] = f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ""}'
     facts = dict(versions=versions, distributions=distributions, errors=errors)

@@ -1,6 +1,6 @@
 # What every run shares. Two files of one `_base_` list may not set the same key, so the schedules, which refine the
 # hooks, stand on this file, and a config lists model + dataset + schedule.
-custom_imports = dict(imports=['internimage'])
+custom_imports = dict(imports=['internimage.openmmlab'])
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -24,7 +24,7 @@ train_pipeline[3].ignore_index = void
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_scale
 
-dataset = dict(_delete_=True, type='BaseSegDataset', data_root=data_root)
+dataset = dict(_delete_=True, type='BaseSegDataset', data_root=data_root, ignore_index=void)
 train_dataloader = dict(
     dataset=dict(
         data_prefix=dict(img_path='train', seg_map_path='trainannot'), pipeline=train_pipeline, **dataset))

@@ -22,8 +22,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 

@@ -20,7 +20,11 @@ def convert_checkpoint(source, target, to: str = 'ours', model: nn.Module | None
         CheckpointError: as `read_checkpoint`, `check_state_dict`, `write_checkpoint`; nothing is written then.
     """
     checkpoint = read_checkpoint(source, ema=ema)
-    weights, meta, classes = checkpoint['state_dict'], dict(checkpoint.get('meta') or {}), dataset_meta(checkpoint)
+    weights, meta, classes = (
+        checkpoint['state_dict'],
+        dict(checkpoint.get('meta') or {}),
+        dataset_meta(checkpoint, source),
+    )
     if model is not None:
         if is_whole_model(weights) or not hasattr(model, 'backbone'):
             check_state_dict(model, weights, source)

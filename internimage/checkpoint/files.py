@@ -1,27 +1,33 @@
 """Checkpoint files and folders: read safely, written whole or not at all.
 
-Nothing here ever runs code out of a checkpoint: `torch.load(weights_only=True)` and safetensors are the only ways in.
+Nothing here ever runs code out of a checkpoint: `torch.load(weights_only=True)`, after `check_pickle`, and safetensors
+are the only ways in.
 """
 
+import io
 import json
+import logging
 import os
-import re
+import stat
+import sys
+import threading
 import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner import CheckpointLoader
-from mmengine.utils import apply_to
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .download import fetch, is_address
 from .names import official_to_ours
+from .pickles import UnsafePickle, check_pickle, plain, safe_globals
+from .text import CheckpointError, printable
+
+logger = logging.getLogger('internimage')
 
 # Where a file keeps its weights: OpenMMLab, official InternImage classification, DeepSpeed. A file without any of these
 # holds the weights themselves.
@@ -40,9 +46,11 @@ FOLDER_FILES = (
     'pytorch_model.bin.index.json',
 )
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used. The message is one line that names the file and says why."""
+# Palettes that mmdet's visualizer knows by a word.
+NAMED_PALETTES = ('random', 'coco', 'citys', 'voc')
+LARGEST_JSON = 100_000_000  # bytes
+# The list of what torch may call belongs to the whole process: one reader at a time changes it.
+READING = threading.Lock()
 
 
 def read_checkpoint(path, map_location='cpu', ema: bool = False) -> dict:
@@ -50,8 +58,8 @@ def read_checkpoint(path, map_location='cpu', ema: bool = False) -> dict:
 
     `path` is a file (.safetensors, or what `torch.save` wrote), a Hugging Face folder (`model.safetensors` or
     `pytorch_model.bin`, in one piece or in shards; `config.json` is returned under `'config'`), or an http(s) address
-    that is fetched once into torch's hub folder. Files are mapped into memory, not copied: a tensor is read from the
-    disk when it is used.
+    that is fetched once into torch's hub folder (`fetch`). Files are mapped into memory, not copied: a tensor is read
+    from the disk when it is used.
 
     The weights may stand in the file under `'state_dict'` (OpenMMLab), `'model'` (official InternImage classification)
     or `'module'` (DeepSpeed), or be the file itself. Prefixes that all names share (`module.`, `model.`, ...) are taken
@@ -62,13 +70,17 @@ def read_checkpoint(path, map_location='cpu', ema: bool = False) -> dict:
             taken anyway; mmengine keeps the average in `state_dict` itself.
 
     Raises:
-        CheckpointError: no such file, not readable, not a checkpoint, cut short, holds no weights, or holds objects of
-            a class that is neither a tensor nor what OpenMMLab stores (loading it could run any code).
+        CheckpointError: no such file, not a regular file, not readable, not a checkpoint, cut short, holds no weights,
+            or holds objects of a class that is neither a tensor nor what OpenMMLab stores (loading it could run any
+            code), or sizes that the file does not have.
     """
     path = local_path(path)
-    content = _read_folder(path, map_location) if path.is_dir() else _read_file(path, map_location)
+    folder = stat.S_ISDIR(_status(path).st_mode)
+    content = _read_folder(path, map_location) if folder else _read_file(path, map_location)
     content = dict(content) if isinstance(content, Mapping) else {}
     key = _weights_key(content, ema, path)
+    if key and not _empty(content.get('meta')) and not isinstance(content['meta'], Mapping):
+        raise CheckpointError(f'checkpoint {path}: meta is {_shown(content["meta"])}, not a dict')
     weights = content.pop(key) if key else content
     weights = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not weights:
@@ -102,7 +114,7 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
             with part.open('wb') as file:
                 torch.save({'meta': dict(meta or {}), key: dict(state_dict)}, file)
         else:
-            known = dataset_meta({'meta': meta})
+            known = dataset_meta({'meta': meta}, path)
             text = {'meta': json.dumps({'dataset_meta': known})} if known else {}
             save_file(_unshared(state_dict), part, {'format': 'pt', **text})
         os.replace(part, path)
@@ -112,109 +124,197 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
         part.unlink(missing_ok=True)
 
 
-def dataset_meta(checkpoint: Mapping) -> dict:
-    """`classes` (a list of names) and `palette` (a list of RGB tuples) of a checkpoint, as far as it has them."""
-    meta = checkpoint.get('meta') or {}
-    meta = meta.get('dataset_meta') or meta  # OpenMMLab 2 wrote CLASSES and PALETTE into `meta` itself
-    found = {
-        key.lower(): value
-        for key, value in meta.items()
-        if key.lower() in ('classes', 'palette') and value is not None and len(value)
-    }
-    known = {'classes': list(found['classes'])} if 'classes' in found else {}
+def dataset_meta(checkpoint: Mapping, path='') -> dict:
+    """`classes` (a list of names) and `palette` (a list of RGB tuples, one per class) of a checkpoint, as far as it has
+    them. A palette that is a word of mmdet's is left out: whoever draws makes one for the number of classes.
+
+    Args:
+        path: the file, for the errors.
+
+    Raises:
+        CheckpointError: classes that are no names, or a palette that is no colours.
+    """
+    where = f'checkpoint {path}'.strip()
+    meta = checkpoint.get('meta')
+    for inner in (None, 'dataset_meta'):  # OpenMMLab 2 wrote CLASSES and PALETTE into `meta` itself
+        meta = meta if inner is None or _empty(meta.get(inner)) else meta[inner]
+        if _empty(meta):
+            return {}
+        if not isinstance(meta, Mapping):
+            raise CheckpointError(f'{where}: {inner or "meta"} is {_shown(meta)}, not a dict')
+    found = {key.lower(): value for key, value in meta.items() if isinstance(key, str) and not _empty(value)}
+    known = {}
+    if 'classes' in found:
+        classes = found['classes'].tolist() if isinstance(found['classes'], np.ndarray) else found['classes']
+        if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+            raise CheckpointError(f'{where}: classes of its dataset_meta are {_shown(classes)}, not a list of names')
+        known['classes'] = [printable(name) for name in classes]
     palette = found.get('palette')
-    if palette is not None:  # mmdet knows some by name
-        known['palette'] = palette if isinstance(palette, str) else [tuple(map(int, color)) for color in palette]
+    if palette is not None and not (isinstance(palette, str) and palette in NAMED_PALETTES):
+        known['palette'] = _colors(palette, where)
+        if len(known['palette']) < len(known.get('classes', ())):
+            logger.warning(
+                '%s: its palette of %d colours for %d classes is not used',
+                where,
+                len(known.pop('palette')),
+                len(known['classes']),
+            )
     return known
 
 
+def _colors(palette, where: str) -> list[tuple[int, int, int]]:
+    colors = palette.tolist() if isinstance(palette, (np.ndarray, Tensor)) else palette
+    try:
+        if isinstance(colors, (str, bytes, Mapping)):
+            raise TypeError
+        colors = [tuple(color) for color in colors]
+        numbers = [tuple(map(int, color)) for color in colors]
+        fine = all(len(color) == 3 and min(color) >= 0 and max(color) <= 255 for color in numbers) and numbers == colors
+    except (TypeError, ValueError, OverflowError):  # not a list of lists, not numbers, not a whole number
+        fine = False
+    if not fine:
+        raise CheckpointError(f'{where}: palette of its dataset_meta is {_shown(palette)}, not a list of (R, G, B)')
+    return numbers
+
+
+def _empty(value) -> bool:
+    if isinstance(value, (np.ndarray, Tensor)):
+        return 0 in value.shape
+    return value is None or (isinstance(value, (str, list, tuple, Mapping)) and not value)
+
+
+def _shown(value) -> str:
+    return printable(
+        f'{type(value).__name__} {value!r:.200}'
+        if isinstance(value, (str, int, float))
+        else f'a {type(value).__name__} with {str(value)[:80]}'
+    )
+
+
+def check_finite(weights: Mapping[str, Tensor], path) -> None:
+    """Are all weights of the file `path` numbers? Each is read once, none is copied.
+
+    Raises:
+        CheckpointError: some are NaN or infinite; says in how many tensors, and names the first.
+    """
+    broken = [name for name, value in weights.items() if not _is_finite(value)]
+    if broken:
+        raise CheckpointError(
+            f'checkpoint {path}: {len(broken)} of {len(weights)} tensors hold NaN or infinite values, the first is '
+            f'{printable(broken[0])}. A training that diverged leaves such a file: take an earlier one'
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_complex():
+        value = torch.view_as_real(value)
+    if not value.is_floating_point() or value.numel() == 0 or value.is_meta:
+        return True
+    if value.element_size() == 1:  # float8 has no comparison
+        value = value.float()
+    least, most = torch.aminmax(value.detach())
+    return bool(torch.isfinite(least) & torch.isfinite(most))
+
+
 def local_path(path) -> Path:
-    """`path` as a local one; what stands behind an http(s) address is fetched once into torch's hub folder."""
-    path = str(path)
-    if not path.startswith(('http://', 'https://')):
+    """`path` as a local one; what stands behind an http(s) address is fetched once, see `fetch`."""
+    if is_address(path):
+        return fetch(str(path))
+    try:
         return Path(path).expanduser()
-    file = Path(torch.hub.get_dir(), 'checkpoints', path.rsplit('/', 1)[1])
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(path, str(file))  # shows progress; moves the file into place when complete
-        except OSError as error:
-            raise CheckpointError(
-                f'checkpoint {path} cannot be fetched ({error}): fetch it by other means and put it at {file}, or name '
-                'a local file'
-            ) from error
-    return file
+    except (RuntimeError, TypeError) as error:  # there is no such user
+        raise CheckpointError(f'checkpoint {path} cannot be read: {error}') from error
 
 
-@CheckpointLoader.register_scheme(('', 'http://', 'https://'), force=True)
-def _read_for_mmengine(filename, map_location=None) -> dict:
-    """mmengine reads through here (`load_from`, `resume`, `init_cfg`): every form that is known here, and never falling
-    back to running what a file holds, as mmengine's own loader does."""
-    checkpoint = read_checkpoint(filename, map_location)
-    if 'optimizer' in checkpoint:
-        # Unlike weights, which are copied into the model, this becomes the optimizer's own: it must not hang on a file
-        # that a training may write again.
-        checkpoint['optimizer'] = apply_to(checkpoint['optimizer'], torch.is_tensor, torch.clone)
-    return checkpoint
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except FileNotFoundError as error:
+        raise CheckpointError(f'checkpoint {path} does not exist') from error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise CheckpointError(f'checkpoint {path} cannot be read: {_first_line(error)}') from error
 
 
-def _safe_globals() -> list:
-    """What a training run of OpenMMLab stores beside tensors: numpy numbers and arrays, and the history of its logs.
-    And the settings (yacs) that the official classification stores."""
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    functions = [multiarray.scalar, multiarray._reconstruct]
-    # numpy 2 renamed numpy.core: a file written under either name is read under both.
-    renamed = [
-        (function, f'numpy.{core}.multiarray.{function.__name__}')
-        for function in functions
-        for core in ('core', '_core')
-    ]
-    dtypes = {type(np.dtype(code)) for code in '?' + np.typecodes['AllInteger'] + np.typecodes['AllFloat']}
-    return [
-        HistoryBuffer,
-        (_history_getattr, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *dtypes,
-        *renamed,
-        (OrderedDict, 'yacs.config.CfgNode'),  # a dict with attributes; yacs is not needed
-    ]
-
-
-def _history_getattr(owner, name: str):
-    """Stands in for `getattr`, by which a HistoryBuffer refers to its statistics; for anything else that is a way
-    around the list."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise UnpicklingError(f'GLOBAL getattr({owner}, {name!r})')
-    return getattr(owner, name)
-
-
-def _read_file(path: Path, map_location):
+def _size(path: Path) -> int:
+    """Bytes of a regular file; reading a pipe or a device could go on for ever."""
+    status = _status(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f'checkpoint {path} is not a regular file')
     try:
         with path.open('rb'):
             pass
-    except FileNotFoundError as error:
-        raise CheckpointError(f'checkpoint {path} does not exist') from error
     except OSError as error:
         raise CheckpointError(f'checkpoint {path} cannot be read: {error.strerror}') from error
+    if status.st_size == 0:  # also what Linux says of its own files, some of which do not end
+        raise CheckpointError(f'checkpoint {path} is not a checkpoint or is cut short: it is empty')
+    return status.st_size
+
+
+def _read_file(path: Path, map_location):
+    size = _size(path)
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path, map_location)
-        with torch.serialization.safe_globals(_safe_globals()):
-            # The form before torch 1.6, no zip file, cannot be mapped.
-            mmap = zipfile.is_zipfile(path)
-            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
-        offender = re.search(r'GLOBAL (\S+)', str(error))
-        if offender:
-            name = offender[1]
-            why = (
-                f'is not safe to load: it holds {name}, which is neither weights nor training state. If you trust the '
-                f'file and {name} is a class, allow it in Python: torch.serialization.add_safe_globals([{name}])'
-            )
+        return _read_pickled(path, size, map_location)
+    except CheckpointError:
+        raise
+    except UnsafePickle as error:
+        if error.name is None:
+            why = f'is not a checkpoint or is cut short: it {error}'
         else:
-            why = f'is not a checkpoint or is cut short ({type(error).__name__}: {_first_line(error)})'
+            why = f'is not safe to load: it holds {printable(error.name)}, which is neither weights nor training state'
+            if _is_class(error.name):
+                why += (
+                    '. If you trust the file, allow it in Python: '
+                    f'torch.serialization.add_safe_globals([{printable(error.name)}])'
+                )
         raise CheckpointError(f'checkpoint {path} {why}') from error
+    except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
+        why = f'is not a checkpoint or is cut short ({type(error).__name__}: {_first_line(error)})'
+        raise CheckpointError(f'checkpoint {path} {why}') from error
+
+
+def _read_pickled(path: Path, size: int, map_location):
+    with READING:
+        own = torch.serialization.get_safe_globals()
+        allowed = {item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}' for item in own}
+        with path.open('rb') as file:
+            # As torch tells them apart. The form before torch 1.6, no zip file, cannot be mapped.
+            zipped = file.read(4) == b'PK\x03\x04'
+            file.seek(0)
+            if zipped:
+                sizes = _storage_sizes(path, size)
+                record = torch._C.PyTorchFileReader(str(path)).get_record('data.pkl')  # what torch.load reads, too
+                check_pickle(io.BytesIO(record), allowed, size, sizes)
+            else:
+                for _ in range(5):  # a magic number, the version, the machine, the content, the keys of the storages
+                    check_pickle(file, allowed, size)
+        with torch.serialization.safe_globals([item for item in safe_globals() if item not in own]):
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=zipped)
+    return plain(content, tuple(item for item in own if isinstance(item, type)))
+
+
+def _storage_sizes(path: Path, size: int) -> dict[str, int]:
+    """Bytes of each storage. torch.save never compresses: no small file becomes large in memory."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UnsafePickle('is a compressed zip file, which torch.save does not write')
+    if sum(entry.file_size for entry in entries) > size:
+        raise UnsafePickle('lists more bytes than the file has')
+    parts = [(entry.filename.split('/', 2), entry.file_size) for entry in entries]
+    return {names[2]: bytes_ for names, bytes_ in parts if len(names) == 3 and names[1] == 'data'}
+
+
+def _is_class(name: str) -> bool:
+    """Could the user want to allow it? Only a class of an installed package, never what Python or torch bring."""
+    package, last = name.split('.')[0], name.rsplit('.', 1)[-1]
+    if package in (*sys.stdlib_module_names, 'torch', 'numpy', '__main__', '__builtin__') or not last[:1].isupper():
+        return False
+    try:
+        return package in sys.modules or find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _read_safetensors(path: Path, map_location) -> dict:
@@ -223,29 +323,54 @@ def _read_safetensors(path: Path, map_location) -> dict:
         meta = (file.metadata() or {}).get('meta')
     if map_location not in (None, 'cpu'):
         weights = {name: value.to(map_location) for name, value in weights.items()}
-    return {'state_dict': weights, **({'meta': json.loads(meta)} if meta else {})}
+    return {'state_dict': weights, **({'meta': _parse_json(meta, f'{path}: meta')} if meta else {})}
 
 
 def _read_folder(folder: Path, map_location) -> dict:
-    name = next((name for name in FOLDER_FILES if (folder / name).exists()), None)
+    name = next((name for name in FOLDER_FILES if os.path.lexists(folder / name)), None)
     if name is None:
         raise CheckpointError(f'checkpoint {folder} is a folder without {FOLDER_FILES[0]} or {FOLDER_FILES[2]}')
     weights = {}
-    for file in sorted(set(_read_json(folder / name)['weight_map'].values())) if name.endswith('.json') else [name]:
-        if Path(file).name != file:
-            raise CheckpointError(f'checkpoint {folder / name} names {file!r}, which is not a file of its folder')
+    for file in _shards(folder / name) if name.endswith('.json') else [name]:
         content = _read_file(folder / file, map_location)
         content = content if isinstance(content, Mapping) else {}
         weights.update(content.get('state_dict', content))
     config = folder / 'config.json'
-    return {'state_dict': weights, **({'config': _read_json(config)} if config.exists() else {})}
+    return {'state_dict': weights, **({'config': _read_json(config)} if os.path.lexists(config) else {})}
+
+
+def _shards(index: Path) -> list[str]:
+    """The files of its folder that an index.json names."""
+    shards = _read_json(index).get('weight_map')
+    if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
+        raise CheckpointError(f'checkpoint {index} has no weight_map from names of weights to names of files')
+    files = sorted(set(shards.values()))
+    for file in files:
+        if Path(file).name != file or not file:
+            raise CheckpointError(f'checkpoint {index} names {_shown(file)}, which is not a file of its folder')
+    return files
 
 
 def _read_json(path: Path) -> dict:
+    if _size(path) > LARGEST_JSON:
+        raise CheckpointError(f'checkpoint {path} has {_size(path)} bytes, too many for a JSON file')
     try:
-        return json.loads(path.read_text())
+        text = path.read_text(encoding='utf-8-sig')
     except (OSError, ValueError) as error:
-        raise CheckpointError(f'checkpoint: {path} cannot be read: {_first_line(error)}') from error
+        raise CheckpointError(f'checkpoint {path} cannot be read: {_first_line(error)}') from error
+    return _parse_json(text, path)
+
+
+def _parse_json(text: str, where) -> dict:
+    try:
+        content = plain(json.loads(text))
+    except RecursionError as error:
+        raise CheckpointError(f'checkpoint {where} cannot be read: it nests its values too deep') from error
+    except (ValueError, UnsafePickle) as error:
+        raise CheckpointError(f'checkpoint {where} cannot be read: {_first_line(error)}') from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f'checkpoint {where} is {_shown(content)}, not a JSON object')
+    return content
 
 
 def _unshared(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -261,15 +386,15 @@ def _unshared(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _weights_key(content: dict, ema: bool, path: Path) -> str | None:
     """Under which key the weights stand; None where `content` is the weights."""
-    plain = [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]
+    current = [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]
     averaged = [key for key in AVERAGES if isinstance(content.get(key), Mapping)]
-    if 'state_dict' in plain and 'ema_state_dict' in averaged:
+    if 'state_dict' in current and 'ema_state_dict' in averaged:
         return 'state_dict'  # mmengine: the average, and the plain weights stand under the other key
     if ema and not averaged:
         raise CheckpointError(f'checkpoint {path} holds no averaged weights: none of {", ".join(AVERAGES)}')
-    if plain and averaged and not ema:
-        print_log(f'checkpoint {path}: {averaged[0]} (averaged weights) not used, {plain[0]} taken', logger='current')
-    return next(iter([*averaged, *plain] if ema else [*plain, *averaged]), None)
+    if current and averaged and not ema:
+        logger.info('checkpoint %s: %s (averaged weights) not used, %s taken', path, averaged[0], current[0])
+    return next(iter([*averaged, *current] if ema else [*current, *averaged]), None)
 
 
 def _plain_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -283,11 +408,11 @@ def _plain_names(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     # mmcv 1 kept a second set of weights as buffers of the model, the dots of the names as underscores.
     buffers = {'ema_' + name.replace('.', '_') for name in weights} & weights.keys()
     if buffers:
-        print_log(f'checkpoint {path}: {len(buffers)} buffers ema_* of mmcv not used', logger='current')
+        logger.info('checkpoint %s: %d buffers ema_* of mmcv not used', path, len(buffers))
     return {name: value for name, value in weights.items() if name not in buffers}
 
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).strip().split('\n')[0].split('. ')[0]
+    return printable(str(error).strip().split('\n')[0].split('. ')[0], 300)

@@ -1,16 +1,15 @@
 """Does a checkpoint fit a model? Loaded completely or not at all, with what is left out or kept named."""
 
-import copy
+import logging
 from collections.abc import Iterable, Mapping
 
-import torch
-from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..configuration import CLASS_COUNTS, dicts
-from .files import CheckpointError, read_checkpoint, read_state_dict
+from .files import read_checkpoint, read_state_dict
+from .text import CheckpointError, listed
+
+logger = logging.getLogger('internimage')
+MOST_LISTED = 100
 
 
 def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], path) -> None:
@@ -30,15 +29,11 @@ def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], path) -
             if name in state_dict and state_dict[name].shape != value.shape
         ],
     }
-    listed = [
-        f'{len(names)} {kind}: {", ".join(names[:3])}{", ..." if len(names) > 3 else ""}'
-        for kind, names in problems.items()
-        if names
-    ]
-    if listed:
+    found = [f'{len(names)} {kind}: {listed(names)}' for kind, names in problems.items() if names]
+    if found:
         raise CheckpointError(
             f'checkpoint {path} is of another model, {len(own)} entries in the model, {len(state_dict)} in the file; '
-            + '; '.join(listed)
+            + '; '.join(found)
         )
 
 
@@ -73,8 +68,8 @@ def load_pretrained_backbone(backbone: nn.Module, path) -> None:
     if scales_of_one:
         message += f'; not in the file, kept at 1: {", ".join(scales_of_one)}'
     if not is_whole_model(weights) and len(weights) > len(used):
-        message += f'; in the file, not used: {", ".join(name for name in weights if name not in used)}'
-    print_log(message, logger='current')
+        message += f'; in the file, not used: {listed((name for name in weights if name not in used), MOST_LISTED)}'
+    logger.info('%s', message)
 
 
 def backbone_weights(backbone: nn.Module, weights: Mapping[str, Tensor], path) -> dict[str, Tensor]:
@@ -100,35 +95,13 @@ def backbone_weights(backbone: nn.Module, weights: Mapping[str, Tensor], path) -
     return used
 
 
-def build_on_meta(model: dict) -> nn.Module:
-    """The model of a config's `model` with all names and shapes, but no memory for weights."""
-    with torch.device('meta'):
-        return MODELS.build(copy.deepcopy(model))
-
-
-def class_layers(model: dict) -> set[str]:
-    """Names of the weights whose shape depends on the number of classes, for a config's `model`.
-
-    Found by building the model with one class more, so that it holds for any head.
-    """
-    more = copy.deepcopy(model)
-    for node in dicts(more):
-        for key in CLASS_COUNTS & node.keys():
-            node[key] += 1
-    shapes = build_on_meta(more).state_dict()
-    return {
-        name
-        for name, x in build_on_meta(model).state_dict().items()
-        if name in shapes and x.shape != shapes[name].shape
-    }
-
-
 def fit_for_fine_tuning(
     model: nn.Module, weights: Mapping[str, Tensor], names: Iterable[str], path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of the file `path` for a training of `model` on other classes.
 
-    Entries among `names` (`class_layers`) whose shape differs keep what the model has; all others must fit.
+    Entries among `names` (those that depend on the number of classes) whose shape differs keep what the model has; all
+    others must fit.
 
     Returns:
         weights that `model` loads without anything missing, unexpected or of another shape; and what starts anew, a
@@ -150,7 +123,10 @@ def is_whole_model(weights: Mapping[str, Tensor]) -> bool:
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    """The model inside mmengine's wrappers (data parallel, test-time augmentation), whose names have no prefix."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    """The model inside wrappers (data parallel, test-time augmentation), whose names have no prefix: a wrapper has a
+    `module`, and no parameter beside it."""
+    while isinstance(inner := getattr(model, 'module', None), nn.Module) and all(
+        name.startswith('module.') for name, _ in model.named_parameters()
+    ):
+        model = inner
     return model

@@ -6,6 +6,10 @@ mmengine read checkpoints through :mod:`internimage.checkpoint`.
 A config asks for it with ``custom_imports = dict(imports=['internimage.openmmlab'])``.
 """
 
-from . import datasets, engine, models
+from ._compat import without_onedl_message
 
-__all__ = ['datasets', 'engine', 'models']
+with without_onedl_message():
+    from . import ops  # noqa: I001  (before anything that takes operators from mmcv)
+    from . import checkpoint, datasets, engine, models
+
+__all__ = ['checkpoint', 'datasets', 'engine', 'models', 'ops']

@@ -8,125 +8,127 @@ Detection and semantic segmentation alike: the config decides which.
 """
 
 import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
-import mmcv
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import encode_mask_results
-from mmdet.visualization import DetLocalVisualizer
-from mmdet.visualization.palette import get_palette
+from mmdet.datasets.transforms import LoadImageFromNDArray
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.structures import BaseDataElement, PixelData
-from mmseg.models import BaseSegmentor
-from mmseg.visualization import SegLocalVisualizer
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..checkpoint import dataset_meta, load_checkpoint_strict
 from .configuration import apply_classes, leaf_datasets
+from .drawing import draw_sample, mask_array, with_palette
+from .engine import take_any_dtype
+from .images import ImageError, read_image, write_image
+from .large_images import run_length, save_memory
 
+__all__ = ['ImageError', 'describe', 'draw', 'load_model', 'predict', 'read_image']
 
-class ImageError(ValueError):
-    """A file that is not an image. The message is one line that names it."""
+# mmengine's default scope and its reading of configs change what the whole process sees.
+_BUILDING = threading.RLock()
 
 
 def load_model(config, checkpoint, device='cpu') -> nn.Module:
     """Builds the model of `config` (a file name or an mmengine `Config`) with the weights of the file `checkpoint`.
 
-    The model is in evaluation mode. Its `dataset_meta` holds `classes` (names in index order) and `palette` (RGB),
-    from the checkpoint, or from the config's test data set where the checkpoint has none.
+    The model is in evaluation mode. Its `dataset_meta` holds `classes` (names in index order) and `palette` (one RGB
+    color per class), from the checkpoint, or from the config's test data set where the checkpoint has no classes; a
+    palette is made where there is none of one color per class. After `model.half()`, `.bfloat16()` and `.double()` it
+    predicts as well.
+
+    Threads may load models, predict with one and the same model, and draw, at the same time. What else builds from
+    mmengine's registries in other threads must not run meanwhile.
 
     Raises:
         CheckpointError: the file is missing, not a checkpoint, or of another model.
     """
-    cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
-    apply_classes(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+    with _BUILDING:
+        cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
+        apply_classes(cfg)
+    dataset = next(leaf_datasets(cfg.test_dataloader.dataset))  # of several: they share classes and pipeline
+    with _building(cfg):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
-        meta = dataset_meta(load_checkpoint_strict(model, checkpoint))
-        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))  # of several: they share classes and pipeline
-        if 'classes' not in meta:
+        steps = [step for step in dataset.pipeline[1:] if not _name(step['type']).startswith('Load')]
+        load = dict(type=LoadImageFromNDArray, to_float32=dataset.pipeline[0].get('to_float32', False))
+        model.pipeline = Compose([load, *steps])
+    meta = dataset_meta(load_checkpoint_strict(model, checkpoint), checkpoint)
+    if 'classes' not in meta:
+        with _building(cfg):
             meta = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
-        load, *transforms = dataset.pipeline
-        transforms = [step for step in transforms if not step['type'].split('.')[-1].startswith('Load')]
-        model.pipeline = Compose([{**load, 'type': 'LoadImageFromNDArray'}, *transforms])
+    save_memory(model)
     model.cfg = cfg
-    model.dataset_meta = {'palette': get_palette('random', len(meta['classes'])), **meta}
-    model.visualizer = SegLocalVisualizer(alpha=0.5) if isinstance(model, BaseSegmentor) else DetLocalVisualizer()
-    model.visualizer.dataset_meta = model.dataset_meta
+    model.dataset_meta = with_palette(meta)
+    take_any_dtype(model)
     return model.to(device).eval()
 
 
-def read_image(path) -> np.ndarray:
-    """The image file `path` as OpenMMLab reads it: (H, W, 3) uint8, BGR, turned upright by its EXIF orientation.
-
-    Raises:
-        ImageError: there is no such file, or it is not an image.
-    """
-    try:
-        image = mmcv.imread(str(path))
-    except OSError as error:
-        raise ImageError(f'{path}: {error.strerror or "does not exist"}') from error
-    except cv2.error:
-        image = None  # an empty file
-    if image is None:
-        raise ImageError(f'{path}: not an image')
-    return image
+@contextmanager
+def _building(cfg: Config) -> Iterator[None]:
+    """For one thread at a time, in the config's scope."""
+    with _BUILDING, DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        yield
 
 
-def predict(model: nn.Module, image) -> BaseDataElement:
-    """Runs a model of `load_model` on one image: a file name, or an (H, W, 3) uint8 BGR array.
+def _name(kind) -> str:
+    """The name of a `type`: 'scope.Name', or the class itself in configs of mmengine's pure Python style."""
+    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+
+
+def predict(model: nn.Module, image, *, rle_masks: bool = False) -> BaseDataElement:
+    """Runs a model of `load_model` on one image, given in any form that `read_image` takes.
+
+    Args:
+        rle_masks: masks as a list of COCO run-length codes, which for images of many megapixels are a thousandth of
+            the arrays; `describe` and `draw` take either.
 
     Returns:
-        mmdet's DetDataSample (`pred_instances`: `bboxes` xyxy in pixels of the image as given, `scores` best first,
+        mmdet's DetDataSample (`pred_instances`: `bboxes` xyxy in pixels of the image, upright, `scores` best first,
         `labels`, and `masks` (n, H, W) bool where the model has them) or mmseg's SegDataSample
-        (`pred_sem_seg.data`: class indices, (1, H, W)).
+        (`pred_sem_seg.data`: class indices, (1, H, W); also `seg_logits`, up to 2**26 values).
 
     Raises:
-        ImageError: the file is not an image.
+        ImageError: it is not an image; the message says what it is and what was expected.
     """
-    data = model.pipeline(dict(img=_as_array(image), img_id=0))
+    image = read_image(image)
+    data = model.pipeline(dict(img=image, img_id=0))
     with torch.no_grad():
-        return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
+        result = model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
+    found = result.get('pred_instances')
+    if found is not None and 'masks' in found:
+        if rle_masks and isinstance(found.masks, torch.Tensor):
+            found.masks = [run_length(mask) for mask in found.masks.cpu().numpy()]
+        elif not rle_masks and isinstance(found.masks, list):
+            masks = np.empty((len(found.masks), *image.shape[:2]), bool)
+            for array, mask in zip(masks, found.masks, strict=True):
+                array[:] = mask_array(mask)
+            found.masks = torch.from_numpy(masks).to(found.bboxes.device)
+    return result
 
 
 def draw(model: nn.Module, image, result: BaseDataElement, score_thr=0.3, out_file=None, least_side=480) -> np.ndarray:
     """The image with the result of `predict` on it, (H, W, 3) uint8 RGB, also written to `out_file` if that is given.
 
-    Boxes of a score of at most `score_thr` are left out; segmentation does not use it. An image whose longer side is
-    under `least_side` pixels is enlarged by a whole factor first, so that the labels do not cover it (0: never).
+    `image` is what `predict` was given. Boxes of a score of at most `score_thr` are left out; segmentation does not
+    use it. An image whose longer side is under `least_side` pixels is enlarged by a whole factor first, so that the
+    labels do not cover it (0: never).
     """
-    picture = mmcv.bgr2rgb(_as_array(image))
+    picture = cv2.cvtColor(read_image(image), cv2.COLOR_BGR2RGB)
     factor = -(-least_side // max(picture.shape[:2])) or 1
-    picture, result = _enlarged(picture, result.cpu(), factor)
-    options = dict(pred_score_thr=score_thr) if isinstance(result, DetDataSample) else {}
-    # Without `out_file` the visualizer hands the picture to its storage backends: it has none.
-    model.visualizer.add_datasample('', picture, result, draw_gt=False, **options)
-    drawn = model.visualizer.get_image()
+    if factor > 1:
+        size = picture.shape[1] * factor, picture.shape[0] * factor
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+    drawn = draw_sample(picture, result, model.dataset_meta, score_thr, factor)
     if out_file is not None:
-        mmcv.imwrite(mmcv.rgb2bgr(drawn), str(out_file))
+        write_image(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), out_file)
     return drawn
-
-
-def _enlarged(picture: np.ndarray, result: BaseDataElement, factor: int) -> tuple[np.ndarray, BaseDataElement]:
-    if factor == 1:
-        return picture, result
-    height, width = picture.shape[:2]
-    picture = cv2.resize(picture, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
-    result = result.clone()
-    repeat = lambda x: torch.as_tensor(x).repeat_interleave(factor, -1).repeat_interleave(factor, -2)  # noqa: E731
-    if 'pred_sem_seg' in result:
-        result.pred_sem_seg = PixelData(data=repeat(result.pred_sem_seg.data))
-    else:
-        found = result.pred_instances
-        found.bboxes = found.bboxes * factor
-        if 'masks' in found:
-            found.masks = repeat(found.masks)
-    return picture, result
 
 
 def describe(result: BaseDataElement | dict, classes, score_thr=0.0) -> list[dict]:
@@ -139,11 +141,11 @@ def describe(result: BaseDataElement | dict, classes, score_thr=0.0) -> list[dic
     """
     result = result.to_dict() if isinstance(result, BaseDataElement) else result
     if 'pred_sem_seg' in result:
-        label_map = result['pred_sem_seg']['data'][0].cpu().numpy()
-        labels = np.unique(label_map)
+        label_map = result['pred_sem_seg']['data'][0].cpu().numpy().astype(np.int64, copy=False)
+        labels = np.flatnonzero(np.bincount(label_map.ravel())).tolist()
         return [
-            {'label': int(label), 'class': classes[label], 'mask': mask}
-            for label, mask in zip(labels, _run_lengths(label_map == label for label in labels), strict=True)
+            {'label': label, 'class': classes[label], 'mask': _json_mask(run_length(label_map == label))}
+            for label in labels
         ]
     found = result['pred_instances']
     order = found['scores'].argsort(descending=True)
@@ -158,15 +160,12 @@ def describe(result: BaseDataElement | dict, classes, score_thr=0.0) -> list[dic
         for i in order
     ]
     if 'masks' in found:
-        masks = _run_lengths(np.asarray(found['masks'][i].cpu()) for i in order)
-        for record, mask in zip(records, masks, strict=True):
-            record['mask'] = mask
+        for record, i in zip(records, order, strict=True):
+            mask = found['masks'][i]
+            record['mask'] = _json_mask(mask if isinstance(mask, dict) else run_length(mask_array(mask)))
     return records
 
 
-def _run_lengths(masks) -> list[dict]:
-    return [{'size': code['size'], 'counts': code['counts'].decode()} for code in encode_mask_results(masks)]
-
-
-def _as_array(image) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else read_image(image)
+def _json_mask(code: dict) -> dict:
+    counts = code['counts']
+    return {'size': list(code['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}

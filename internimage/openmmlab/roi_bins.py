@@ -45,7 +45,7 @@ def roi_bins(model: nn.Module, image, score_thr: float = 0.3, max_boxes: int = 6
         ValueError: the model has no deformable RoI pooling. ImageError: the file is not an image.
     """
     pool = _find_pool(model)
-    image = image if isinstance(image, np.ndarray) else read_image(image)
+    image = read_image(image)
     found = predict(model, image).pred_instances
     found = found[found.scores.argsort(descending=True)[:max_boxes]]
     found = found[found.scores > score_thr]
@@ -78,7 +78,7 @@ def draw_roi_bins(
     smaller the less the bin weighs. Each detection has a colour of its own. An image whose longer side is under
     `least_side` pixels is enlarged by a whole factor first (0: never).
     """
-    image = image if isinstance(image, np.ndarray) else read_image(image)
+    image = read_image(image)
     bins = roi_bins(model, image) if bins is None else bins
     factor = -(-least_side // max(image.shape[:2])) or 1
     picture = cv2.resize(mmcv.bgr2rgb(image), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)

@@ -6,7 +6,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-import internimage  # noqa: F401  (registers)
+import internimage.openmmlab  # noqa: F401  (registers)
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = sorted((ROOT / 'configs' / 'demo').glob('*.py'))
@@ -39,7 +39,7 @@ class TestDemoConfigs:
 
     def test_the_data_root_moves_as_one(self, path, monkeypatch):
         monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-        from _common import load_config
+        from internimage.openmmlab.cli.common import load_config
 
         cfg = load_config(str(path), {'data_root': '/elsewhere'})
         old = Config.fromfile(path).data_root

@@ -13,7 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from official import ROOT, read_entries
 
-import internimage  # noqa: F401  (registers)
+import internimage.openmmlab  # noqa: F401  (registers)
 from internimage.checkpoint import official_to_ours
 
 GOLDEN = read_entries('optimizer_groups.json.gz')

@@ -8,7 +8,7 @@ from official import ROOT, read_entries
 from test_roi_configs import slim
 from tiny_detection_data import SIZE, WRITERS, Scenes
 
-from internimage.configuration import dicts
+from internimage.openmmlab.configuration import dicts
 
 NAMES = sorted(read_entries('official_detection.json.gz'))
 METRICS = dict(

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from official import ROOT, learning_rates, official_lr, plain, read_entries, step
 from official_models import in_our_dialect
 
-import internimage  # noqa: F401  (registers)
+import internimage.openmmlab  # noqa: F401  (registers)
 
 OFFICIAL = read_entries('official_detection.json.gz')
 DATA_ROOTS = ('data/coco/', 'data/lvis_v1/', 'data/OpenImages/', 'data/VOCdevkit/', 'data/CrowdHuman/')
@@ -331,7 +331,7 @@ def test_dump_and_load_again(pair, tmp_path):
 @pytest.mark.parametrize('name', [name for name in sorted(OFFICIAL) if 'coco/' not in name or 'cascade' in name])
 def test_the_data_root_moves_as_one(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    from _common import load_config
+    from internimage.openmmlab.cli.common import load_config
 
     moved = str(load_config(str(ROOT / f'configs/{name}.py'), {'data_root': '/elsewhere/data/'}).to_dict())
     assert load(name).data_root not in moved.replace('/elsewhere/data/', '')

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from internimage.configuration import dicts
-from internimage.datasets import generate_shapes
-from internimage.engine.layer_decay import ROI_OFFSET_LAYERS
+from internimage.openmmlab.configuration import dicts
+from internimage.openmmlab.datasets import generate_shapes
+from internimage.openmmlab.engine.layer_decay import ROI_OFFSET_LAYERS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 PATHS = [

@@ -16,7 +16,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 
-from internimage.configuration import leaf_datasets
+from internimage.openmmlab.configuration import leaf_datasets
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ('ade20k', 'cityscapes', 'coco_stuff10k', 'coco_stuff164k', 'mapillary', 'nyu_depth_v2', 'pascal_context')

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import mmcv
 from mmdet.datasets import CocoDataset, LVISV1Dataset, VOCDataset
 
-from internimage.datasets import generate_shapes
+from internimage.openmmlab.datasets import generate_shapes
 
 SIZE = (128, 96)  # width, height
 NUM_OPENIMAGES_CLASSES = 601

@@ -128,7 +128,7 @@ def test_networks(tmp_path, command, peer):
 
 
 def test_variants_are_those_of_the_models(tool):
-    from internimage.models import VARIANTS
+    from internimage import VARIANTS
 
     layer_options = 'offset_scale', 'dw_kernel_size', 'center_feature_scale'
     assert list(tool['VARIANTS']) == list(VARIANTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from internimage.models import InternImage, build_variant
+from internimage import InternImage, build_variant
 
 # One block in each stage (in 6 GB, with three times the 0.33 billion parameters of G); that of the third stage with the
 # extra norm.

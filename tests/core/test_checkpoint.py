@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import nn
 
 from internimage.checkpoint import (
     CheckpointError,
+    check_finite,
     convert_checkpoint,
     dataset_meta,
     load_checkpoint_strict,
@@ -425,3 +427,121 @@ def test_an_optimizer_does_not_hang_on_the_file(file):
     with file.open('r+b') as content:
         content.truncate(0)
     assert read['optimizer']['state'][0]['m'].sum() == 50_000
+
+
+# Values and names
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64])
+def test_weights_that_are_not_finite(value, dtype):
+    weights = {'fine': torch.ones(3), 'number': torch.tensor(7), 'empty': torch.zeros(0), 'flag': torch.tensor(True)}
+    check_finite(weights, 'a.pth')
+    broken = torch.ones(2, 3, dtype=dtype).T.clone()
+    broken[1, 1] = value
+    weights |= {'b\x1b[31m': broken, 'c': broken[1:, 1:]}
+    with pytest.raises(
+        CheckpointError, match=r'a\.pth: 2 of 6 tensors hold NaN or infinite values, the first is b\?\['
+    ):
+        check_finite(weights, 'a.pth')
+
+
+def test_large_weights_are_finite():
+    """Sums of them are not."""
+    check_finite({'a': torch.full((1000,), 60000.0, dtype=torch.float16), 'b': torch.full((9,), 3e38)}, 'a.pth')
+    check_finite({'a': torch.ones(3, dtype=torch.float8_e4m3fn)}, 'a.pth')
+    with pytest.raises(CheckpointError, match='1 of 1'):
+        check_finite({'a': torch.tensor([1, float('nan')]).to(torch.float8_e4m3fn)}, 'a.pth')
+
+
+def test_threads_read_at_the_same_time(tmp_path):
+    """What torch may call is a list of the whole process."""
+    files = [tmp_path / f'{number}.pth' for number in range(6)]
+    for number, file in enumerate(files):
+        torch.save(
+            {'state_dict': {'a': torch.full((3,), number)}, 'lr': np.float64(number), 'log': HistoryBuffer()}, file
+        )
+    found = {}
+
+    def read(number):
+        for _ in range(20):
+            content = read_checkpoint(files[number])
+            assert content['lr'] == number and isinstance(content['log'], HistoryBuffer)
+        found[number] = content['state_dict']['a'].tolist()
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: [number] * 3 for number in range(6)}
+
+
+def test_what_the_user_allowed_stays_allowed(file):
+    torch.save({'state_dict': {'a': torch.ones(1)}, 'lr': np.float64(1)}, file)
+    with torch.serialization.safe_globals([np.ndarray, np.dtype]):
+        read_checkpoint(file)
+        assert {np.ndarray, np.dtype} <= set(torch.serialization.get_safe_globals())
+    assert np.ndarray not in torch.serialization.get_safe_globals()
+
+
+def test_what_torch_save_writes_is_read(file):
+    """Every plain kind of value, once."""
+    shared = torch.arange(12.0)
+    stored = {
+        'weights': {
+            'view': shared[2:8].view(2, 3).T,
+            'same': shared,
+            'scalar': torch.tensor(3),
+            'none': torch.zeros(0, 3),
+        },
+        'kinds': {
+            str(dtype): torch.ones(2).to(dtype)
+            for dtype in (torch.bool, torch.uint8, torch.int16, torch.uint16, torch.float8_e5m2, torch.complex64)
+        },
+        'expanded': torch.ones(1).expand(5),
+        'parameter': nn.Parameter(torch.ones(2)),
+        'numpy': [np.zeros((2, 0)), np.arange(6).reshape(2, 3).T, np.float32(3), np.bool_(True), np.array(1 + 2j)],
+        'python': [None, True, 1, 2**70, 1.5, 'ä', b'a\xff', b'', (1, (2,)), {3}, 3j, collections.Counter('abca')],
+        'torch': [torch.Size([2, 3]), torch.float16, torch.device('cpu')],
+        'ordered': collections.OrderedDict(b=1, a=2),
+    }
+    for zipped in (True, False):
+        if not zipped:  # which has no storage without a type
+            del stored['kinds']['torch.uint16'], stored['kinds']['torch.float8_e5m2']
+        torch.save({'state_dict': {'a': torch.ones(1)}, **stored}, file, _use_new_zipfile_serialization=zipped)
+        read = read_checkpoint(file)
+        del read['state_dict']
+        assert repr(read) == repr(stored)
+    torch.save({'state_dict': {'a': torch.ones(1)}, 'swapped': np.arange(3, dtype='>i4')}, file)
+    assert read_checkpoint(file)['swapped'].tolist() == [0, 1, 2]
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3, 2, 2)).sum().backward()
+    optimizer.step()
+    torch.save({'state_dict': model.state_dict(), 'optimizer': optimizer.state_dict()}, file)
+    assert repr(read_checkpoint(file)['optimizer']) == repr(optimizer.state_dict())
+
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda model: nn.DataParallel(nn.DataParallel(model))])
+def test_every_wrapper_is_seen_through(file, wrap):
+    model = small_model()
+    torch.save(model.state_dict(), file)
+    wrapped = wrap(small_model())
+    nn.init.zeros_(next(wrapped.parameters()))
+    load_checkpoint_strict(wrapped, file)
+    assert torch.equal(next(wrapped.parameters()), model[0].weight)
+
+
+def test_a_model_that_has_a_module_beside_others_is_no_wrapper(file):
+    model = nn.Module()
+    model.module, model.head = nn.Linear(2, 3), nn.Linear(3, 1)
+    torch.save(model.state_dict(), file)
+    assert set(load_checkpoint_strict(model, file)['state_dict']) == set(model.state_dict())
+
+
+def test_names_in_a_file_do_not_steer_the_terminal(file):
+    torch.save({'\x1b[2J' + 'a' * 10_000: torch.ones(1), 'b\nc': torch.ones(1)}, file)
+    with pytest.raises(CheckpointError, match='2 unexpected') as caught:
+        load_checkpoint_strict(small_model(), file)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000

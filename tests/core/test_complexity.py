@@ -14,10 +14,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import ops_dcnv3
+from internimage import VARIANTS, InternImage, build_variant
 from internimage.analysis import count, count_config
 from internimage.analysis.complexity import si
-from internimage.analysis.imagenet import build_imagenet_form
-from internimage.analysis.model_pages import (
+from internimage.imagenet import build_imagenet_form
+from internimage.openmmlab.cli.model_pages import (
     backbone_cost,
     backbone_row,
     config_cost,
@@ -26,7 +27,6 @@ from internimage.analysis.model_pages import (
     line,
     published,
 )
-from internimage.models import VARIANTS, InternImage, build_variant
 from ops_dcnv3 import ModulatedDeformRoIPool, PSRoIPool
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from internimage.__main__ import DISTRIBUTIONS, collect, problems, report
+from internimage.environment import DISTRIBUTIONS, collect, problems, report
 
 HEALTHY = dict(
     versions=dict(

@@ -1,5 +1,6 @@
 import gzip
 import json
+import logging
 
 import mmdet.registry
 import mmseg.registry
@@ -10,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from internimage import VARIANTS, InternImage, build_variant
 from internimage.checkpoint import CheckpointError, backbone_weights
-from internimage.models import VARIANTS, InternImage, build_variant
 from ops_dcnv3 import DCNv3
 
 TINY = dict(channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))
@@ -196,8 +197,11 @@ class TestPretrained:
     @pytest.fixture
     def log(self, monkeypatch):
         lines = []
-        monkeypatch.setattr('internimage.checkpoint.fit.print_log', lambda message, **_: lines.append(message))
-        return lines
+        handler = logging.Handler()
+        monkeypatch.setattr(handler, 'emit', lambda record: lines.append(record.getMessage()))
+        logging.getLogger('internimage').addHandler(handler)
+        yield lines
+        logging.getLogger('internimage').removeHandler(handler)
 
     def build(self, path, **options):
         model = InternImage(**{**TINY, **options}, init_cfg=dict(type='Pretrained', checkpoint=str(path)))

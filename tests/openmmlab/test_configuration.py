@@ -6,9 +6,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-import internimage  # noqa: F401  (registers)
-from internimage.checkpoint import build_on_meta, class_layers
-from internimage.configuration import apply_classes, leaf_datasets
+import internimage.openmmlab  # noqa: F401  (registers)
+from internimage.openmmlab.checkpoint import build_on_meta, class_layers
+from internimage.openmmlab.configuration import apply_classes, leaf_datasets
 
 FINETUNE = sorted((Path(__file__).resolve().parents[2] / 'configs' / 'finetune').glob('*.py'))
 

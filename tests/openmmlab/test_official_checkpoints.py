@@ -17,16 +17,15 @@ from official_models import in_our_dialect
 
 from internimage.checkpoint import (
     CheckpointError,
-    build_on_meta,
     check_state_dict,
-    class_layers,
     convert_checkpoint,
     fit_for_fine_tuning,
     official_to_ours,
     ours_to_official,
     read_state_dict,
 )
-from internimage.inference import load_model
+from internimage.openmmlab.checkpoint import build_on_meta, class_layers
+from internimage.openmmlab.inference import load_model
 
 DATA = Path(__file__).parent / 'data' / 'official_checkpoints.json.gz'
 # Of the small official models of the fixtures: the `model` of the config, and name and shape of every weight.

@@ -381,7 +381,7 @@ def test_infer_on_a_folder_skips_what_is_not_an_image(trained, data_root, outsid
 
 
 def test_predict_takes_a_file_or_an_array(trained, data_root):
-    from internimage.inference import describe, draw, load_model, predict
+    from internimage.openmmlab.inference import describe, draw, load_model, predict
 
     _, config, work = trained
     model = load_model(config, work / 'epoch_1.pth')

@@ -24,7 +24,7 @@ train_pipeline = [
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_scale
 
-dataset = dict(type='BaseSegDataset', data_root=data_root, metainfo=metainfo, reduce_zero_label=False)
+dataset = dict(type='BaseSegDataset', data_root=data_root, metainfo=metainfo, ignore_index=void)
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,

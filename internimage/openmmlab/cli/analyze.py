@@ -10,10 +10,10 @@ of one block come on top, while it is computed again.
 import argparse
 from pathlib import Path
 
-from _common import UserError, blame, load_config, run
 from mmengine.config import DictAction
 
-from internimage.analysis import count_config
+from ..complexity import count_config
+from .common import UserError, blame, load_config, run
 
 
 def main() -> None:

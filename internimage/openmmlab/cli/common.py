@@ -1,8 +1,9 @@
 """What the tools share: reading a config, checking all inputs before anything is written, errors as one line."""
 
-import copy
+import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,16 @@ from pathlib import Path
 import mmengine
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, RUNNERS, DefaultScope
+from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from internimage.checkpoint import CheckpointError, build_on_meta
-from internimage.configuration import apply_classes, dicts, leaf_datasets
-from internimage.inference import ImageError
-
-# Data sets that write their own files on first use.
-SELF_GENERATING = ('ShapesDataset', 'ShapesSegDataset')
+from ...checkpoint import CheckpointError
+from ..checkpoint import build_on_meta
+from ..configuration import apply_classes, dicts
+from ..datasets import checks
+from ..datasets.checks.errors import DataError
+from ..inference import ImageError
 
 
 class UserError(Exception):
@@ -30,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
     """Calls `main`; what the user can put right becomes one line `error: ...` on stderr and exit code 2."""
     try:
         main()
-    except (UserError, CheckpointError, ImageError) as error:
+    except (UserError, CheckpointError, DataError, ImageError) as error:
         print('error:', ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
@@ -86,30 +87,10 @@ def build_model(cfg: Config) -> nn.Module:
         return build_on_meta(cfg.model)
 
 
-def check_data(cfg: Config, *splits: str) -> None:
-    """Do the files and folders exist that the data sets of the `splits` ('train', 'val', 'test') name?
-
-    mmdet's and mmseg's own constructors resolve the paths: nothing is read yet.
-    """
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if not loader:
-            continue
-        where = f'config {cfg.filename}: {split}_dataloader'
-        generated = False
-        for leaf in leaf_datasets(loader.dataset):
-            if str(leaf.get('type')).split('.')[-1] in SELF_GENERATING:
-                generated = True
-                continue
-            with scope(cfg), blame(where):
-                dataset = DATASETS.build({**copy.deepcopy(leaf), 'lazy_init': True})
-            _check_path(dataset.data_root, f'{where}: data_root {dataset.data_root}')
-            for path in (dataset.ann_file, *dataset.data_prefix.values()):
-                _check_path(path, f'{where}: {path}')
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-            path = None if generated else evaluator.get('ann_file')
-            _check_path(path, f'config {cfg.filename}: {split}_evaluator: ann_file {path}')
+def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> None:
+    """`internimage.openmmlab.datasets.checks.check_data`, with its notes on stdout."""
+    for note in checks.check_data(cfg, *splits, mode=mode):
+        print('note:', note)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -120,6 +101,22 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
+def check_writable(folder, what: str) -> None:
+    """Can files be written to the folder, which need not exist? Nothing is left behind.
+
+    Raises:
+        UserError: no; the message names `what`, the option.
+    """
+    existing = Path(folder)
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f'{what} {folder} cannot be written: {existing}: {error.strerror}') from error
+
+
 def write_whole(content, path: Path) -> None:
     """Writes `content` to a .json or .pkl file: all of it or, when interrupted, nothing under that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +125,16 @@ def write_whole(content, path: Path) -> None:
     os.replace(part, path)
 
 
-def _check_path(path: str | None, what: str) -> None:
-    remote = path and '://' in path
-    if path and not remote and not os.path.exists(path):
-        raise UserError(f'{what} does not exist' + ('' if os.path.isabs(path) else f' in {os.getcwd()}'))
-
-
 def scope(cfg: Config):
     """In which registries (mmdet's, mmseg's) the types of the config are looked up first."""
     return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+
+
+def add_check_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--check-data',
+        choices=checks.MODES,
+        default='sample',
+        help='what is read of the data before the run: annotation files and a sample of the images and label maps, all '
+        'of them, or nothing',
+    )

@@ -9,9 +9,8 @@ Converting is not needed to use a checkpoint: `load_from`, `init_cfg` and all to
 
 import argparse
 
-from _common import build_model, load_config, run
-
-from internimage.checkpoint import convert_checkpoint
+from ...checkpoint import convert_checkpoint
+from .common import build_model, load_config, run
 
 
 def main() -> None:

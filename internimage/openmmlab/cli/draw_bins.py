@@ -8,10 +8,9 @@ bin weighs (modulated pooling).
 
 import argparse
 
-from _common import blame, load_config, run
-
-from internimage.analysis import draw_roi_bins, roi_bins
-from internimage.inference import load_model
+from ..inference import load_model
+from ..roi_bins import draw_roi_bins, roi_bins
+from .common import blame, load_config, run
 
 
 def main() -> None:

@@ -4,62 +4,129 @@
 
 IMAGES is one image, a folder or a glob. A detector leaves a drawn <name>.png per image and one predictions.json; a
 segmentation model a drawn <name>.png and a <name>_labels.png, whose pixels are class indices, per image.
+
+An image that fails is named and left out; exit code 1 says that there was one. When the run is interrupted,
+predictions.json holds the images that are done; when it is killed, they are in predictions.part.jsonl, one per line.
 """
 
 import argparse
 import glob
+import json
 import os
 import sys
 from itertools import chain, count
 from pathlib import Path
 
-import mmcv
+import cv2
 import mmengine
 import numpy as np
 import torch
-from _common import UserError, blame, load_config, run, write_whole
+from torch import nn
 
-from internimage.inference import ImageError, describe, draw, load_model, predict, read_image
+from ..images import write_image
+from ..inference import ImageError, describe, draw, load_model, predict, read_image
+from .common import UserError, blame, check_writable, load_config, run
 
 
 def main() -> None:
     args = parse_args()
+    if not 0 <= args.score_thr <= 1:
+        raise UserError(f'--score-thr {args.score_thr:g} must be between 0 and 1')
     files = find_files(args.images)
     out_dir = Path(args.out_dir)
     if any(file.parent.resolve() == out_dir.resolve() for file in files):
         raise UserError(f'--out-dir {out_dir} is the folder of the images: drawings could overwrite them')
+    check_writable(out_dir, '--out-dir')
     device = find_device(args.device)
     cfg = load_config(args.config)
     with blame(f'config {args.config}: model'):
         model = load_model(cfg, args.checkpoint, device)
 
-    records, names, skipped = [], set(), 0
+    results, done, skipped, failed, names = Records(out_dir / 'predictions.json'), 0, 0, 0, set()
     progress = mmengine.ProgressBar(len(files), file=sys.stdout)
-    for file in files:
-        try:
-            image = read_image(file)
-        except ImageError as error:
-            print(f'\nskipped {error}', file=sys.stderr)
-            skipped += 1
-        else:
-            result = predict(model, image)
-            name = unique(file, names)
-            draw(model, image, result, args.score_thr, out_dir / f'{name}.png')
-            if 'pred_sem_seg' in result:
-                labels = result.pred_sem_seg.data[0].cpu().numpy()
-                pixel = np.uint8 if labels.max() < 256 else np.uint16
-                mmcv.imwrite(labels.astype(pixel), str(out_dir / f'{name}_labels.png'))
+    try:
+        for file in files:
+            try:
+                image = read_image(file)
+                drawn, labels, record = infer(model, file, image, args.score_thr)
+            except ImageError as error:
+                print(f'\nskipped {error}', file=sys.stderr)
+                skipped += 1
+            except Exception as error:  # of whatever kind: the other images are not lost by it
+                print(f'\nfailed {file}: {one_line(error)}', file=sys.stderr)
+                failed += 1
             else:
-                predictions = describe(result, model.dataset_meta['classes'], args.score_thr)
-                records.append(dict(file=str(file), size=list(image.shape[:2]), predictions=predictions))
-        progress.update()
-    print()
+                name = unique(file, names)
+                write_image(drawn, out_dir / f'{name}.png')
+                if labels is not None:
+                    write_image(labels, out_dir / f'{name}_labels.png')
+                else:
+                    results.add(record)
+                done += 1
+            progress.update()
+        print()
+    except OSError as error:
+        raise UserError(
+            f'{error.filename or out_dir}: {error.strerror}; {done} of {len(files)} images are done'
+        ) from error
+    except KeyboardInterrupt:
+        print(f'\ninterrupted: {done} of {len(files)} images are done', file=sys.stderr)
+        sys.exit(130)
+    finally:
+        results.close()
 
     if skipped == len(files):
         raise UserError(f'none of the {len(files)} files of {" ".join(args.images)} is an image')
-    if records:
-        write_whole(records, out_dir / 'predictions.json')
-    print(f'{len(files) - skipped} images done, {skipped} skipped; results in {out_dir}')
+    if not done:
+        raise UserError(f'no image was done: {skipped} skipped, {failed} failed')
+    print(f'{done} images done, {skipped} skipped, {failed} failed; results in {out_dir}')
+    if failed:
+        sys.exit(1)
+
+
+def infer(model: nn.Module, file: Path, image: np.ndarray, score_thr: float) -> tuple:
+    """The drawing (BGR), and the label map of a segmentor or the record of a detector; the other is None."""
+    result = predict(model, image, rle_masks=True)
+    classes = model.dataset_meta['classes']
+    drawn = cv2.cvtColor(draw(model, image, result, score_thr), cv2.COLOR_RGB2BGR)
+    if 'pred_sem_seg' in result:
+        pixel = np.uint8 if len(classes) <= 256 else np.uint16
+        return drawn, result.pred_sem_seg.data[0].cpu().numpy().astype(pixel), None
+    predictions = describe(result, classes, score_thr)
+    return drawn, None, dict(file=str(file), size=list(image.shape[:2]), predictions=predictions)
+
+
+class Records:
+    """A JSON list that is on disk, item by item, from the beginning: in `<name>.part.jsonl`, from which `close` makes
+    the file. Without items there is no file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.part = path.with_suffix('.part.jsonl')
+        self.stream = None
+
+    def add(self, record: dict) -> None:
+        line = json.dumps(record)
+        if self.stream is None:
+            self.stream = self.part.open('w')
+        self.stream.write(line + '\n')
+        self.stream.flush()
+
+    def close(self) -> None:
+        if self.stream is None:
+            return
+        self.stream.close()
+        whole = self.path.with_name(f'.part-{self.path.name}')
+        with self.part.open() as lines, whole.open('w') as stream:
+            for number, line in enumerate(lines):
+                stream.write((',\n' if number else '[') + line.rstrip('\n'))
+            stream.write(']\n')
+        os.replace(whole, self.path)
+        self.part.unlink()
+
+
+def one_line(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
 
 
 def find_files(patterns: list[str]) -> list[Path]:

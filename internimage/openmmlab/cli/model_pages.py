@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from .complexity import Complexity, count, count_config
-from .imagenet import build_imagenet_form
+from ...analysis import Complexity, count
+from ...imagenet import build_imagenet_form
+from ..complexity import count_config
 
 DETECTION_SHAPE = (800, 1280)
 METRICS = dict(box_ap='box AP', mask_ap='mask AP', miou_ss='mIoU', miou_ms='multi-scale')

@@ -4,26 +4,45 @@ python tools/test.py CONFIG CHECKPOINT [--out FILE.json] [--show-dir DIR] [--tta
 """
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import mmcv
-from _common import UserError, build_model, build_runner, check_data, load_config, run, write_whole
+import cv2
+import numpy as np
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
-from internimage.checkpoint import check_state_dict, read_state_dict
-from internimage.inference import describe
+from ...checkpoint import check_state_dict, read_state_dict
+from ..drawing import draw_sample, draw_truth, with_palette
+from ..images import write_image
+from ..inference import describe, read_image
+from ..large_images import save_memory
+from .common import (
+    UserError,
+    add_check_data,
+    build_model,
+    build_runner,
+    check_data,
+    check_writable,
+    load_config,
+    run,
+    write_whole,
+)
 
 
 def main() -> None:
     args = parse_args()
     if args.out and Path(args.out).suffix not in ('.json', '.pkl'):
         raise UserError(f'--out {args.out} must end in .json or .pkl')
+    if args.out:
+        check_writable(Path(args.out).parent, '--out')
+    if args.show_dir:
+        check_writable(args.show_dir, '--show-dir')
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     cfg.load_from = args.checkpoint
-    check_data(cfg, 'test')
+    check_data(cfg, 'test', mode=args.check_data)
     check_state_dict(build_model(cfg), read_state_dict(args.checkpoint), args.checkpoint)
     if args.tta:
         use_tta(cfg)
@@ -32,7 +51,9 @@ def main() -> None:
     if args.out:
         runner.test_evaluator.metrics.append(Predictions(args.out, runner.test_dataloader.dataset.metainfo))
     if args.show_dir:
-        runner.register_hook(DrawHook(args.show_dir))
+        runner.register_hook(DrawHook(args.show_dir, runner.test_dataloader.dataset))
+    if not args.tta:  # which adds up the scores of all classes
+        save_memory(runner.model)
     runner.test()
 
 
@@ -49,7 +70,7 @@ def use_tta(cfg: Config) -> None:
 
 class Predictions(BaseMetric):
     """Collects the predictions and writes them, the complete file or none: one record per image with `file`, `size`
-    (height, width) and `predictions` as `internimage.inference.describe` states them, the same in .json and .pkl."""
+    (height, width) and `predictions` as `internimage.openmmlab.inference.describe` states them, the same in .json and .pkl."""
 
     def __init__(self, path: str, dataset_meta: dict):
         super().__init__()
@@ -67,19 +88,35 @@ class Predictions(BaseMetric):
 
 
 class DrawHook(Hook):
-    """Draws every test image with the visualizer of the config: truth on the left, prediction on the right.
+    """Draws every test image to `folder`: truth on the left, where there is any, prediction on the right.
 
-    The frameworks' own hooks differ, and mmseg's cannot write to a folder that the user names.
+    Images in sub folders are drawn to the same sub folders. In distributed testing every process draws its own.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, dataset):
         self.folder = Path(folder)
+        self.meta = with_palette(dataset.metainfo)
+        self.names = drawing_names(dataset.get_data_info(index)['img_path'] for index in range(len(dataset)))
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         for sample in outputs:
-            image = mmcv.imread(sample.img_path, channel_order='rgb')
-            file = self.folder / f'{Path(sample.img_path).stem}.png'
-            runner.visualizer.add_datasample(file.stem, image, sample.cpu(), out_file=str(file))
+            picture = cv2.cvtColor(read_image(sample.img_path), cv2.COLOR_BGR2RGB)
+            name = self.names[os.path.abspath(sample.img_path)]
+            halves = draw_truth(picture, sample, self.meta), draw_sample(picture, sample, self.meta)
+            drawn = np.concatenate([half for half in halves if half is not None], axis=1)
+            write_image(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), self.folder / name)
+
+
+def drawing_names(files: Iterable[str]) -> dict[str, Path]:
+    """{absolute path of an image: the name of its drawing}, relative to the innermost folder that holds all images:
+    the path with .png for the image's suffix, or after it where two images differ in the suffix alone."""
+    files = sorted({os.path.abspath(file) for file in files})
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    paths = [Path(os.path.relpath(file, root)) for file in files]
+    stems = [path.with_suffix('.png') for path in paths]
+    if len(set(stems)) < len(stems):
+        stems = [path.with_name(f'{path.name}.png') for path in paths]
+    return dict(zip(files, stems, strict=True))
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,6 +128,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', metavar='DIR', help='write drawn images to this folder')
     parser.add_argument('--tta', action='store_true', help="the config's test-time augmentation")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -13,23 +13,23 @@ Checkpoints, logs and the full config go to the work folder: work_dirs/<config n
 import argparse
 
 import torch
-from _common import UserError, build_model, build_runner, check_data, load_config, run, scope
 from mmengine.config import Config, DictAction
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
-from internimage.checkpoint import (
+from ...checkpoint import (
     CheckpointError,
     backbone_weights,
     check_state_dict,
-    class_layers,
     fit_for_fine_tuning,
     is_whole_model,
     read_checkpoint,
     read_state_dict,
 )
-from internimage.engine import FineTuneHook, keep_boxes_exact
-from internimage.models import InternImage
+from ...network import InternImage
+from ..checkpoint import class_layers
+from ..engine import FineTuneHook, keep_boxes_exact
+from .common import UserError, add_check_data, build_model, build_runner, check_data, load_config, run, scope
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
         cfg.load_from = None
 
-    check_data(cfg, 'train', 'val')
+    check_data(cfg, 'train', 'val', mode=args.check_data)
     model = build_model(cfg)
     if args.backbone and isinstance(model.backbone, InternImage):
         backbone_weights(model.backbone, backbone, args.backbone)
@@ -125,6 +125,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='mixed precision; bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -10,23 +10,34 @@ import numpy as np
 from faster_coco_eval import COCO as FasterCOCO
 from faster_coco_eval import COCOeval_faster
 from mmdet.datasets import CocoDataset, LVISV1Dataset
-from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS, METRICS
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 
+from .checks.coco import CocoFile, category_ids
+from .checks.errors import DataError
+from .coco import CocoAnnotations
 
-class LVISAnnotations(COCO):
+
+class LVISAnnotations(CocoAnnotations):
     """A file of LVIS v1 for those who expect one of COCO."""
 
-    def get_cat_ids(self, cat_names=(), **kwargs) -> list[int]:
-        """All categories; the names of LVIS are not unique enough to ask by."""
-        return sorted(self.cats)
+    @staticmethod
+    def ids_of_classes(classes, file: CocoFile) -> list[int]:
+        """By name; the published list, of which mmdet spells a name otherwise than the files, by the order of ids."""
+        published = LVISV1Dataset.METAINFO['classes']
+        ids = sorted(file.names)
+        if tuple(classes) == published and len(ids) == len(published):
+            same = sum(file.names[id] == name for id, name in zip(ids, published, strict=True))
+            if same > 0.99 * len(ids):
+                return ids
+        return category_ids(classes, file)
 
-    def load_imgs(self, ids) -> list[dict]:
+    @staticmethod
+    def file_name(image: dict) -> str:
         """An image has no name but an address, http://images.cocodataset.org/train2017/000000391895.jpg."""
-        return [dict(image, file_name='/'.join(image['coco_url'].split('/')[-2:])) for image in super().load_imgs(ids)]
+        return '/'.join(image['coco_url'].split('/')[-2:]) if 'coco_url' in image else image['file_name']
 
 
 @DATASETS.register_module()
@@ -60,13 +71,17 @@ class LVISFasterMetric(CocoMetric):
         if not ann_file:
             raise ValueError(f'LVISFasterMetric: ann_file must be a file of LVIS v1, got {ann_file!r}')
         with get_local_path(ann_file, backend_args=self.backend_args) as path:
-            self._coco_api = FasterCOCO(path)
+            self._coco_api = LVISAnnotations(path)
+        without = [category['name'] for category in self._coco_api.cats.values() if 'frequency' not in category]
+        if without:
+            raise DataError(
+                f"{ann_file}: category {without[0]!r} has no frequency ('r', 'c' or 'f'), which LVIS's metric needs"
+            )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """As CocoMetric's, `results` the pairs (ground truth, prediction) of `process`."""
         logger = MMLogger.get_current_instance()
-        truth = self._coco_api
-        self.cat_ids = sorted(truth.cats)
+        truth = FasterCOCO(self._coco_api.dataset)
         found = {}
         with tempfile.TemporaryDirectory() as folder:
             files = self.results2json(
@@ -77,6 +92,8 @@ class LVISFasterMetric(CocoMetric):
             for metric in self.metrics:
                 detections = truth.loadRes(files[metric])
                 evaluator = COCOeval_faster(truth, detections, metric, lvis_style=True, print_function=logger.info)
+                evaluator.params.catIds = self.cat_ids
+                evaluator.params.imgIds = self.img_ids
                 evaluator.params.maxDets = [300]
                 evaluator.params.iouThrs = self.iou_thrs
                 evaluator.evaluate()

@@ -2,7 +2,7 @@
 
 A small data set that needs no download. As with things in photos, outline and colour both hint at the class of a
 shape; textures say nothing, and shapes occlude each other. ``ShapesDataset`` (mmdet) and ``ShapesSegDataset`` (mmseg)
-write it on first use; by hand it is ``python -m internimage.datasets.shapes ROOT``.
+write it on first use; by hand it is ``python -m internimage.openmmlab.datasets.shapes ROOT``.
 """
 
 import argparse

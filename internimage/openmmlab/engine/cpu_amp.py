@@ -25,7 +25,6 @@ def keep_boxes_exact(model: nn.Module) -> None:
     """Boxes stay in single precision where the layers of a detector run in bfloat16.
 
     RoIs take on the type of the features: with the 8 bits of bfloat16 a corner at 1000 pixels could be 2 pixels off.
-    And mmcv's RoIAlign and NMS have no bfloat16 on the CPU.
     """
     for module in model.modules():
         if isinstance(module, BaseRoIExtractor):
@@ -35,5 +34,7 @@ def keep_boxes_exact(model: nn.Module) -> None:
 
 
 def in_single_precision(data):
-    """`data`, tensors in any nest of containers, with those of bfloat16 as float32."""
-    return apply_to(data, lambda x: torch.is_tensor(x) and x.dtype == torch.bfloat16, torch.Tensor.float)
+    """`data`, tensors in any nest of containers, with those of 16 bits as float32."""
+    return apply_to(
+        data, lambda x: torch.is_tensor(x) and x.dtype in (torch.bfloat16, torch.float16), torch.Tensor.float
+    )

@@ -4,7 +4,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..checkpoint import class_layers, fit_for_fine_tuning
+from ...checkpoint import fit_for_fine_tuning
+from ..checkpoint import class_layers
 
 
 @HOOKS.register_module()

@@ -3,6 +3,7 @@
 from mmengine.registry import MODELS
 
 from ...network import InternImage
+from . import segmentors  # noqa: F401  (images of several sizes in a batch)
 from .cb_dino import CBDINO, CBDINOHead
 from .cb_intern_image import CBChannelMapper, CBInternImage
 from .dino import OfficialDINO

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from internimage.datasets import LVISFasterDataset, LVISFasterMetric
+from internimage.openmmlab.datasets import LVISFasterDataset, LVISFasterMetric
+from internimage.openmmlab.datasets.checks.errors import DataError
 
 BOX, ELSEWHERE = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 90.0, 90.0]  # x1, y1, x2, y2
 NAMES = ('rare', 'common', 'frequent', 'absent', 'unchecked')
@@ -39,10 +40,10 @@ def ann_file(tmp_path):
     return path
 
 
-def evaluate(ann_file, detections, **options):
+def evaluate(ann_file, detections, classes=NAMES, **options):
     """`detections`: (label, box, score)"""
     metric = LVISFasterMetric(ann_file=str(ann_file), **options)
-    metric.dataset_meta = dict(classes=NAMES)
+    metric.dataset_meta = dict(classes=classes)
     labels, boxes, scores = zip(*detections, strict=True)
     prediction = dict(
         labels=torch.tensor(labels), bboxes=torch.tensor(boxes).reshape(-1, 4), scores=torch.tensor(scores)
@@ -89,11 +90,68 @@ def test_errors(ann_file, options, message):
         LVISFasterMetric(**{'ann_file': str(ann_file), **options})
 
 
-def test_dataset_finds_the_images_by_their_address(ann_file):
-    dataset = LVISFasterDataset(
-        ann_file=str(ann_file), data_root='/data/lvis_v1/', data_prefix=dict(img=''), pipeline=[], test_mode=True
+def load(ann_file, classes=NAMES):
+    return LVISFasterDataset(
+        ann_file=str(ann_file),
+        data_root='/data/lvis_v1/',
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=classes) if classes else None,
+        pipeline=[],
+        test_mode=True,
     )
+
+
+@pytest.mark.parametrize('classes', [('frequent', 'rare'), ('unchecked', 'common', 'frequent', 'rare', 'absent')])
+def test_label_i_is_class_i(ann_file, classes):
+    entry = load(ann_file, classes).get_data_info(0)
+    names = [name for name in NAMES[:3] if name in classes]  # of the objects
+    assert [classes[instance['bbox_label']] for instance in entry['instances']] == names
+    found = evaluate(ann_file, [(classes.index('rare'), BOX, 0.9)], classes, classwise=True)
+    assert {name: found[f'lvis/bbox_AP_{name}'] for name in names} == {name: float(name == 'rare') for name in names}
+    assert not {f'lvis/bbox_AP_{name}' for name in NAMES if name not in classes} & set(found)
+
+
+def test_the_published_list_goes_by_the_ids(tmp_path):
+    """Its files say speaker_(stero_equipment), mmdet's list says stereo."""
+    names = LVISFasterDataset.METAINFO['classes']
+    spelt = [name.replace('(stereo_', '(stero_') for name in names]
+    assert spelt != list(names)
+    rows = [dict(id=index + 1, name=name, frequency='f') for index, name in enumerate(spelt)]
+    image = dict(id=7, coco_url='http://x/val2017/7.jpg', height=100, width=100)
+    box = dict(image_id=7, bbox=[1, 2, 30, 40], area=1200)
+    last = len(names)
+    marks = [dict(box, id=number, category_id=id) for number, id in enumerate((1, 948, last), start=1)]
+    path = tmp_path / 'lvis.json'
+    path.write_text(json.dumps(dict(images=[image], annotations=marks, categories=rows[::-1])))
+    assert [i['bbox_label'] for i in load(path, None).get_data_info(0)['instances']] == [0, 947, last - 1]
+
+
+def test_a_class_that_is_not_there(ann_file):
+    with pytest.raises(DataError, match="no category 'comon' .nearest: 'common'"):
+        load(ann_file, ('rare', 'comon'))
+    with pytest.raises(DataError, match="no category 'aerosol_can'.* of the 1203 classes"):
+        load(ann_file, None)
+
+
+def test_only_predicted_images_count(ann_file):
+    content = json.loads(ann_file.read_text())
+    content['images'].append(dict(content['images'][0], id=8, coco_url='http://x/val2017/8.jpg'))
+    content['annotations'] += [dict(mark, id=mark['id'] + 3, image_id=8) for mark in content['annotations']]
+    ann_file.write_text(json.dumps(content))
+    assert evaluate(ann_file, [(label, BOX, 0.9) for label in range(3)])['lvis/bbox_AP'] == pytest.approx(1)
+
+
+def test_frequencies_are_needed(ann_file):
+    content = json.loads(ann_file.read_text())
+    del content['categories'][1]['frequency']
+    ann_file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="category 'common' has no frequency"):
+        LVISFasterMetric(ann_file=str(ann_file))
+
+
+def test_dataset_finds_the_images_by_their_address(ann_file):
+    dataset = load(ann_file)
     entry = dataset.get_data_info(0)
     assert entry['img_path'] == '/data/lvis_v1/val2017/000000000007.jpg'
     assert [instance['bbox_label'] for instance in entry['instances']] == [0, 1, 2]
-    assert len(dataset.metainfo['classes']) == 1203 and 'file_name' not in json.loads(ann_file.read_text())['images'][0]
+    assert 'file_name' not in json.loads(ann_file.read_text())['images'][0]

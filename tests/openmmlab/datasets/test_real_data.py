@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-import internimage  # noqa: F401  (registers)
+import internimage.openmmlab  # noqa: F401  (registers)
 
 DEMO = Path(__file__).resolve().parents[3] / 'configs' / 'demo'
 

@@ -11,7 +11,7 @@ from mmdet.registry import DATASETS as MMDET_DATASETS
 from mmseg.registry import DATASETS as MMSEG_DATASETS
 from pycocotools import mask as rle
 
-from internimage.datasets import generate_shapes, shapes
+from internimage.openmmlab.datasets import generate_shapes, shapes
 
 SIZE = (136, 104)  # width, height
 generate = partial(generate_shapes, num_train=4, num_val=2, size=SIZE, seed=3)

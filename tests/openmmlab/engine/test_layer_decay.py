@@ -8,8 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-import internimage  # noqa: F401  (registers)
-from internimage.models import InternImage, build_variant
+import internimage.openmmlab  # noqa: F401  (registers)
+from internimage import InternImage, build_variant
 from ops_dcnv3 import DeformPSRoIPoolPack, ModulatedDeformRoIPoolPack
 
 TINY = dict(channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8))

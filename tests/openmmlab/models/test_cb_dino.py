@@ -12,9 +12,10 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-import internimage  # noqa: F401  (registers)
-from internimage.models import CBChannelMapper, CBInternImage, InternImage
-from internimage.models.dino import CheckpointedFFN
+import internimage.openmmlab  # noqa: F401  (registers)
+from internimage import InternImage
+from internimage.openmmlab.models import CBChannelMapper, CBInternImage
+from internimage.openmmlab.models.dino import CheckpointedFFN
 
 TINY = dict(channels=16, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), mlp_ratio=1.0, drop_path_rate=0.0)
 SIZE = (64, 96)

@@ -13,11 +13,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-import internimage  # noqa: F401  (registers)
+import internimage.openmmlab  # noqa: F401  (registers)
 import ops_dcnv3
-from internimage.engine import keep_boxes_exact
-from internimage.models import DeformRoIExtractor, MimicRoIHead, RFCNHead, RFCNRoIHead
-from internimage.models.mimic import mimic_distance
+from internimage.openmmlab.engine import keep_boxes_exact
+from internimage.openmmlab.models import DeformRoIExtractor, MimicRoIHead, RFCNHead, RFCNRoIHead
+from internimage.openmmlab.models.mimic import mimic_distance
 
 DEMO = Path(__file__).resolve().parents[3] / 'configs' / 'demo'
 LEARNED = ['faster_rcnn_internimage_small_dpool_bccd', 'faster_rcnn_internimage_small_mdpool_bccd']

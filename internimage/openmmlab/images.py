@@ -1,0 +1,146 @@
+"""Reading images: what `predict` takes, and by which rule it becomes 8 bits per channel in BGR."""
+
+import os
+import stat
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image, ImageOps
+
+EXPECTED = (
+    'expected a file name, a PIL image, the bytes of an image file, or a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA, '
+    '(H, W) or (H, W, 1) gray'
+)
+
+
+class ImageError(ValueError):
+    """Something that is not an image. The message is one line that says what it is."""
+
+
+def read_image(image) -> np.ndarray:
+    """An image as (H, W, 3) uint8, BGR, C-contiguous: the form in which OpenMMLab reads files.
+
+    `image` is one of
+
+    - a file name. The picture is turned upright by its EXIF orientation; gray is repeated and alpha dropped; of
+      16 bits per channel the upper 8 are taken, or, where no value is above 4095, the upper 8 of 12 bits (such files
+      come from cameras of 12 bits), which is logged;
+    - the bytes of such a file;
+    - a PIL image of any mode that PIL converts to RGB, turned upright likewise;
+    - a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA, whose alpha is dropped, (H, W) or (H, W, 1) gray.
+
+    Other arrays are refused, since their range or their order of channels is a guess: floating point, 16 bits, bool,
+    (3, H, W), tensors.
+
+    Raises:
+        ImageError: the file does not exist or is not an image; the object is none of these.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return decode_image(_file_bytes(Path(image)), str(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return decode_image(bytes(image), f'{len(image)} bytes')
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    what = f'{type(image).__module__}.{type(image).__qualname__}'.removeprefix('builtins.')
+    if hasattr(image, 'shape') and hasattr(image, 'dtype'):
+        what += f' of shape {tuple(image.shape)} and dtype {image.dtype}'
+    raise ImageError(f'not an image: {what}; {EXPECTED}')
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        path = path.expanduser()
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
+            raise ImageError(f'{path}: not a file' if not path.is_dir() else f'{path}: Is a directory')
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f'{path}: {error.strerror or "does not exist"}') from error
+    except ValueError as error:  # a null byte in the name
+        raise error if isinstance(error, ImageError) else ImageError(f'{str(path)!r}: {error}') from error
+
+
+def decode_image(content: bytes, name: str, log: bool = True) -> np.ndarray:
+    """The image in the bytes of the file `name`, by the rules of `read_image`; training and test read by this too."""
+    if not content:
+        raise ImageError(f'{name}: not an image, it is empty')
+    image = _imdecode(content, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype == np.uint16:
+        narrow = _from_12_bits(image, name, log)
+        return _imdecode(content, name, cv2.IMREAD_COLOR) if narrow is None else narrow
+    if image.dtype != np.uint8:
+        raise ImageError(f'{name}: pixels are {image.dtype}; images of 8 or 16 bits per channel are read')
+    return image
+
+
+def _imdecode(content: bytes, name: str, flags: int) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:  # too many pixels
+        raise ImageError(f'{name}: not an image that OpenCV reads: {error.err or error}') from error
+    if image is None:
+        raise ImageError(f'{name}: not an image')
+    return image
+
+
+def _from_12_bits(image: np.ndarray, name: str, log: bool = True) -> np.ndarray | None:
+    """The upper 8 of 12 bits; None if there are values that need more."""
+    if image.max() > 4095:
+        return None
+    if log:
+        print_log(f'{name}: 16 bits per channel, no value above {image.max()}: read as 12 bits', 'current')
+    return (image >> 4).astype(np.uint8)
+
+
+def _from_pil(image: Image.Image) -> np.ndarray:
+    name = f'PIL image of mode {image.mode} and size {image.size}'
+    if 0 in image.size:
+        raise ImageError(f'{name}: it has no pixels')
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I;16'):
+            wide = np.asarray(image).astype(np.uint16)
+            narrow = _from_12_bits(wide, name)
+            narrow = (wide >> 8).astype(np.uint8) if narrow is None else narrow
+            return np.repeat(narrow[..., None], 3, 2)
+        if image.mode in ('I', 'F'):
+            raise ImageError(f'{name}: images of 8 or 16 bits per channel are read')
+        return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:  # the file is read here
+        raise ImageError(f'{name}: {error}') from error
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4) or not array.size:
+        raise ImageError(f'not an image: array of shape {array.shape} and dtype {array.dtype}; {EXPECTED}')
+    if channels == 1:
+        array = np.repeat(array.reshape(*array.shape[:2], 1), 3, 2)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def write_image(image: np.ndarray, path) -> None:
+    """Writes (H, W, 3) BGR or (H, W) to `path`, in the format of its suffix: the complete file or none.
+
+    Raises:
+        ImageError: the suffix is of no format that can hold the image.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        _, content = cv2.imencode(path.suffix, image)
+    except cv2.error as error:
+        raise ImageError(f'{path}: no image format for {image.dtype} of shape {image.shape}') from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.part-{path.name}')
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,34 @@
+"""What importing the package prints, and the set-up's progress."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_importing_prints_nothing_and_leaves_mmengine_as_it_was():
+    script = (
+        'import mmengine.logging; before = mmengine.logging.print_log; import internimage, mmdet.apis, mmseg.apis; '
+        'assert mmengine.logging.print_log is before; mmengine.logging.print_log("still here")'
+    )
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, 'still here\n'), done.stderr
+
+
+@pytest.mark.skipif(not shutil.which('make'), reason='needs make')
+@pytest.mark.parametrize('count', [1, 9, 10, 23])
+def test_the_progress_of_the_setup_comes_line_by_line_off_a_terminal(count, tmp_path):
+    """A line for every tenth file and for the last one; nothing of it waits for the end."""
+    (tmp_path / 'probe.mk').write_text(
+        f'include {ROOT}/Makefile\nprobe:\n\t@(for i in $$(seq {count}); do echo "$$i {count}"; done) | $(PROGRESS)\n'
+    )
+    command = ['make', '-s', '-f', str(tmp_path / 'probe.mk'), 'probe']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    shown = [*range(10, count, 10), count]
+    assert [line.split(',')[0].strip() for line in done.stdout.splitlines()] == [
+        f'compiled {i} of {count}' for i in shown
+    ], done.stderr
