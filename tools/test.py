@@ -26,6 +26,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from internimage.checkpoint import check_state_dict, read_state_dict
+from internimage.datasets.coco import read_as_stated
 from internimage.drawing import draw_sample, draw_truth, with_palette
 from internimage.images import write_image
 from internimage.inference import describe, read_image
@@ -100,7 +101,10 @@ class DrawHook(Hook):
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         for sample in outputs:
-            picture = cv2.cvtColor(read_image(sample.img_path), cv2.COLOR_BGR2RGB)
+            picture = read_image(sample.img_path)
+            if picture.shape[:2] != tuple(sample.ori_shape):
+                picture = read_as_stated(sample.img_path, sample.ori_shape)
+            picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
             name = self.names[os.path.abspath(sample.img_path)]
             halves = draw_truth(picture, sample, self.meta), draw_sample(picture, sample, self.meta)
             drawn = np.concatenate([half for half in halves if half is not None], axis=1)

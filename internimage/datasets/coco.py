@@ -21,6 +21,7 @@ from mmengine.fileio import get
 from mmengine.logging import MMLogger, print_log
 
 from .checks.coco import (
+    SAID,
     CocoFile,
     ImageFolder,
     category_ids,
@@ -87,12 +88,9 @@ class Objects365V2Annotations(CocoAnnotations):
 def say(notes: list[str]) -> None:
     """Logs each line once in the life of the process."""
     for note in notes:
-        if note not in _said:
-            _said.add(note)
+        if note not in SAID:
+            SAID.add(note)
             print_log(note, logger='current', level=logging.WARNING)
-
-
-_said: set[str] = set()
 
 
 def read_as_stated(path: str, size: tuple[int, int], backend_args: dict | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 `read_coco` is the one place that reads such a file, for training and for evaluation. Nothing is ever written to it.
 """
 
+import codecs
 import difflib
 import gc
 import json
@@ -54,6 +55,7 @@ class CocoFile:
         return self.content['annotations']
 
 
+SAID: set[str] = set()  # notes that the log has, or whoever asked for a check
 _kept: dict[tuple, CocoFile] = {}
 _alive: WeakValueDictionary = WeakValueDictionary()
 
@@ -344,7 +346,8 @@ def loads_masks(pipeline) -> bool:
 
 def _read(path: str) -> CocoFile:
     with without_gc():
-        return _mended(path, _load_json(path))
+        content, notes = _load_json(path)
+        return _mended(path, content, notes)
 
 
 @contextmanager
@@ -359,7 +362,7 @@ def without_gc():
             gc.enable()
 
 
-def _mended(path: str, content) -> CocoFile:
+def _mended(path: str, content, notes: list[str]) -> CocoFile:
     if not isinstance(content, dict):
         hint = ' (a file of results?)' if isinstance(content, list) and content and 'score' in str(content[0]) else ''
         raise DataError(
@@ -383,17 +386,20 @@ def _mended(path: str, content) -> CocoFile:
         if not content[key]:
             raise DataError(f'{path}: "{key}" is empty')
 
-    mending = _Mending(path, content)
+    mending = _Mending(path, content, notes)
     mending.categories()
     mending.images()
     mending.annotations()
     return CocoFile(path, content, mending.notes, missing)
 
 
-def _load_json(path: str):
+def _load_json(path: str) -> tuple:
+    """The content of the file, and what is to be said of its encoding."""
     try:
         with open(path, 'rb') as file:
-            return json.loads(file.read())  # the bytes: a byte order mark is understood
+            encoded = file.read()
+        marked = encoded.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return json.loads(encoded), [f'{path}: 1 byte order mark: passed over'] if marked else []
     except (OSError, MemoryError) as error:
         raise DataError(f'{path}: {getattr(error, "strerror", None) or "too large to read"}') from error
     except (ValueError, RecursionError) as error:
@@ -403,10 +409,10 @@ def _load_json(path: str):
 class _Mending:
     """The steps of `read_coco` on freshly read content, which they change. `notes` says what was done."""
 
-    def __init__(self, path: str, content: dict):
+    def __init__(self, path: str, content: dict, notes: list[str]):
         self.path = path
         self.content = content
-        self.notes = []
+        self.notes = notes
         self.text_numbers = 0
 
     def note(self, count: int, what: str) -> None:
