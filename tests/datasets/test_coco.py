@@ -621,5 +621,7 @@ def test_nothing_to_evaluate_against(write, spoil):
 def test_check_masks_says_what_it_mended(write):
     what = content()
     what['annotations'][0]['segmentation'] = SQUARE
+    what['annotations'][1]['segmentation'] = [[str(value) for value in SQUARE]]
     file = read_coco(write(what))
-    assert '1 masks mended' in check_masks(file)[0] and check_masks(file) == []
+    assert '2 masks mended' in check_masks(file)[0] and check_masks(file) == []
+    assert [annotation['segmentation'] for annotation in file.annotations[:2]] == [[SQUARE]] * 2
