@@ -99,6 +99,16 @@ def test_what_cannot_be_read(content, tmp_path):
     assert LoadImageFromFile(ignore_empty=True)(dict(img_path=str(path))) is None
 
 
+def test_data_sets_with_another_reader(tmp_path):
+    write(tmp_path)
+    (tmp_path / 'images/001.jpg').write_bytes(encode(np.float32(WIDE), 'tif'))
+    load = dict(type='LoadImageFromFile', color_type='unchanged', imdecode_backend='pillow')
+    assert check_data(config(tmp_path, pipeline=[load, dict(type='LoadAnnotations')]), 'train') == []
+    (tmp_path / 'images/001.jpg').write_bytes(b'text')
+    with pytest.raises(DataError, match='001.jpg: cannot identify'):
+        check_data(config(tmp_path, pipeline=[load, dict(type='LoadAnnotations')]), 'train')
+
+
 def test_other_readers_stay_mmcv_s(tmp_path):
     path = tmp_path / 'image.png'
     path.write_bytes(encode(np.dstack([GRAY, GRAY])))
