@@ -63,7 +63,7 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
     if 'classes' not in meta:
         with _building(cfg):
             meta = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo
-    save_memory(model)
+    save_memory(model, rle_masks=False)
     model.cfg = cfg
     model.dataset_meta = with_palette(meta)
     take_any_dtype(model)
@@ -99,17 +99,12 @@ def predict(model: nn.Module, image, *, rle_masks: bool = False) -> BaseDataElem
     """
     image = read_image(image)
     data = model.pipeline(dict(img=image, img_id=0))
+    data['data_samples'].set_metainfo(dict(rle_masks=rle_masks))
     with torch.no_grad():
         result = model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
     found = result.get('pred_instances')
-    if found is not None and 'masks' in found:
-        if rle_masks and isinstance(found.masks, torch.Tensor):
-            found.masks = [run_length(mask) for mask in found.masks.cpu().numpy()]
-        elif not rle_masks and isinstance(found.masks, list):
-            masks = np.empty((len(found.masks), *image.shape[:2]), bool)
-            for array, mask in zip(masks, found.masks, strict=True):
-                array[:] = mask_array(mask)
-            found.masks = torch.from_numpy(masks).to(found.bboxes.device)
+    if rle_masks and found is not None and isinstance(found.get('masks'), torch.Tensor):  # of other heads
+        found.masks = [run_length(mask) for mask in found.masks.cpu().numpy()]
     return result
 
 

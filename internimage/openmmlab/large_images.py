@@ -22,17 +22,20 @@ FEW_CLASSES = 4  # are little memory anyway, and PyTorch resizes some such numbe
 BAND = 2**16  # pixels that are compared at a time: they stay in the processor's cache
 
 
-def save_memory(model: nn.Module) -> None:
+def save_memory(model: nn.Module, rle_masks: bool = True) -> None:
     """Changes what a built model returns: a segmentor, beyond `MANY_SCORES`, the label map alone, without `seg_logits`;
     a detector its masks as a list of COCO run-length codes, which mmdet's metrics take as well.
 
     Not for mmseg's test-time augmentation, which adds the scores up.
+
+    Args:
+        rle_masks: for all images; where False, for those whose data sample says so by the metainfo `rle_masks`.
     """
     if getattr(type(model), 'postprocess_result', None) is BaseSegmentor.postprocess_result:
         model.postprocess_result = partial(_label_maps, model)
     for module in model.modules():
         if isinstance(module, FCNMaskHead):
-            module._predict_by_feat_single = partial(_run_lengths, module)
+            module._predict_by_feat_single = partial(_run_lengths, module, rle_masks)
 
 
 def run_length(mask: np.ndarray) -> dict:
@@ -111,7 +114,15 @@ def _keep_best(best: Tensor, labels: Tensor, values: Tensor, label: int, finite:
 
 
 def _run_lengths(
-    head: FCNMaskHead, mask_preds, bboxes, labels, img_meta, rcnn_test_cfg, rescale=False, activate_map=False
+    head: FCNMaskHead,
+    always: bool,
+    mask_preds,
+    bboxes,
+    labels,
+    img_meta,
+    rcnn_test_cfg,
+    rescale=False,
+    activate_map=False,
 ) -> list[dict] | Tensor:
     """Stands for `FCNMaskHead._predict_by_feat_single`, which it calls for each mask alone."""
     paste = partial(
@@ -122,7 +133,8 @@ def _run_lengths(
         rescale=rescale,
         activate_map=activate_map,
     )
-    if rcnn_test_cfg.mask_thr_binary < 0:  # no masks then, but probabilities
+    wanted = always or img_meta.get('rle_masks', False)
+    if not wanted or rcnn_test_cfg.mask_thr_binary < 0:  # below 0 there are no masks, but probabilities
         return paste(mask_preds, bboxes, labels)
     each = (slice(i, i + 1) for i in range(len(mask_preds)))
     return [run_length(paste(mask_preds[i], bboxes[i], labels[i])[0].cpu().numpy()) for i in each]

@@ -282,16 +282,21 @@ def test_a_config_in_pure_python(scope, meta, models, tmp_path):
         ('coco', [(220, 20, 60), (119, 11, 32), (0, 0, 142)]),
     ],
 )
-@pytest.mark.parametrize('task', ['detector', 'segmentor'])
-def test_a_palette_of_one_color_per_class(task, palette, expected, models, tmp_path):
-    cfg, _, model = models[task]
+def test_a_palette_of_one_color_per_class(palette, expected):
     meta = {'classes': names(3)} | ({} if palette is None else {'palette': palette})
     found = with_palette(meta)['palette']
     assert found == (expected or with_palette({'classes': names(3)})['palette'])
     assert len(set(found)) == 3 and all(type(value) is int for color in found for value in color)
-    loaded = load_model(cfg, save_checkpoint(cfg, tmp_path / 'x.pth', **meta))
-    assert loaded.dataset_meta['palette'] == found
-    assert draw(loaded, BGR, predict(loaded, BGR), score_thr=0).shape[2] == 3
+
+
+@pytest.mark.parametrize('meta', [{}, {'palette': [(1, 2, 3)]}, {'palette': [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}])
+@pytest.mark.parametrize('task', ['detector', 'segmentor'])
+def test_a_checkpoint_without_a_palette_is_drawn(task, meta, models, tmp_path):
+    cfg = models[task][0]
+    meta = {'classes': names(3), **meta}
+    model = load_model(cfg, save_checkpoint(cfg, tmp_path / 'x.pth', **meta))
+    assert model.dataset_meta['palette'] == with_palette(meta)['palette']
+    assert draw(model, BGR, predict(model, BGR), score_thr=0).shape[2] == 3
 
 
 # Large images

@@ -198,13 +198,13 @@ def test_test_draws_truth_and_prediction_of_every_image(task, rank, images, monk
     masks[0, 5:20, 4:25] = True
     for file, truth in zip(files, (True, False), strict=True):
         if task == 'segmentor':
-            sample = SegDataSample(pred_sem_seg=PixelData(data=labels), metainfo=dict(img_path=file))
+            sample = SegDataSample(pred_sem_seg=PixelData(data=labels), metainfo=dict(img_path=file, ori_shape=SIZE))
             if truth:
                 sample.gt_sem_seg = PixelData(data=labels % 2)
         else:
             found = InstanceData(bboxes=boxes, labels=torch.tensor([1]), scores=torch.tensor([0.9]))
             found.masks = [run_length(masks[0].numpy())]
-            sample = DetDataSample(pred_instances=found, metainfo=dict(img_path=file))
+            sample = DetDataSample(pred_instances=found, metainfo=dict(img_path=file, ori_shape=SIZE))
             if truth:
                 sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0]), masks=masks)
         hook.after_test_iter(None, 0, None, [sample])

@@ -15,6 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from ...checkpoint import check_state_dict, read_state_dict
+from ..datasets.coco import read_as_stated
 from ..drawing import draw_sample, draw_truth, with_palette
 from ..images import write_image
 from ..inference import describe, read_image
@@ -70,7 +71,7 @@ def use_tta(cfg: Config) -> None:
 
 class Predictions(BaseMetric):
     """Collects the predictions and writes them, the complete file or none: one record per image with `file`, `size`
-    (height, width) and `predictions` as `internimage.openmmlab.inference.describe` states them, the same in .json and .pkl."""
+    (height, width) and `predictions` as `inference.describe` states them, the same in .json and .pkl."""
 
     def __init__(self, path: str, dataset_meta: dict):
         super().__init__()
@@ -100,7 +101,10 @@ class DrawHook(Hook):
 
     def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         for sample in outputs:
-            picture = cv2.cvtColor(read_image(sample.img_path), cv2.COLOR_BGR2RGB)
+            picture = read_image(sample.img_path)
+            if picture.shape[:2] != tuple(sample.ori_shape):
+                picture = read_as_stated(sample.img_path, sample.ori_shape)
+            picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
             name = self.names[os.path.abspath(sample.img_path)]
             halves = draw_truth(picture, sample, self.meta), draw_sample(picture, sample, self.meta)
             drawn = np.concatenate([half for half in halves if half is not None], axis=1)

@@ -2,7 +2,7 @@
 
 mmdet numbers labels in the order in which a file lists its categories, and evaluates images that were not predicted as
 images in which nothing was found. Its data sets (also those derived from them, those of users, and those that a config
-names as a class) share a few functions; these are set right here, once, when `internimage.openmmlab.datasets` is imported.
+names as a class) share a few functions; these are set right here, once, when `internimage.openmmlab` is imported.
 """
 
 import logging
@@ -21,6 +21,7 @@ from mmengine.fileio import get
 from mmengine.logging import MMLogger, print_log
 
 from .checks.coco import (
+    SAID,
     CocoFile,
     ImageFolder,
     category_ids,
@@ -87,12 +88,9 @@ class Objects365V2Annotations(CocoAnnotations):
 def say(notes: list[str]) -> None:
     """Logs each line once in the life of the process."""
     for note in notes:
-        if note not in _said:
-            _said.add(note)
+        if note not in SAID:
+            SAID.add(note)
             print_log(note, logger='current', level=logging.WARNING)
-
-
-_said: set[str] = set()
 
 
 def read_as_stated(path: str, size: tuple[int, int], backend_args: dict | None = None) -> np.ndarray:

@@ -50,17 +50,16 @@ def _with_other_suffix(self, data: list[dict], images: str, labels: str | None, 
     """
     tail = os.path.splitext(f'x{self.img_suffix}')[0][1:]  # of '_leftImg8bit.png': '_leftImg8bit'
     names = {os.path.relpath(info['img_path'], images)[: -len(self.img_suffix)] for info in data}
+    # Label maps may lie beside the images or in a folder below.
+    below = f'{os.path.relpath(labels, images)}{os.sep}' if labels else None
     found = defaultdict(list)
     for file in _files(images):
+        if file.endswith(self.img_suffix):
+            continue
         stem, suffix = os.path.splitext(file)
         name = stem.removesuffix(tail)
-        inside_labels = labels and os.path.join(os.path.abspath(images), file).startswith(
-            os.path.abspath(labels) + os.sep
-        )
-        is_label = inside_labels and (
-            os.path.abspath(images) != os.path.abspath(labels) or file.endswith(self.seg_map_suffix)
-        )
-        if suffix.lower() not in SUFFIXES or not stem.endswith(tail) or is_label or file.endswith(self.img_suffix):
+        is_label = file.endswith(self.seg_map_suffix) if below == f'.{os.sep}' else below and file.startswith(below)
+        if suffix.lower() not in SUFFIXES or not stem.endswith(tail) or is_label:
             continue
         if name not in names and (not label_files or name + self.seg_map_suffix in label_files or not data):
             found[name].append(file)
@@ -134,9 +133,10 @@ def _record(self, images: str, file: str, labels: str | None, name: str) -> dict
 def _files(folder: str) -> Iterator[str]:
     """All files below a folder, relative to it; hidden ones are left out, as mmengine does."""
     for place, _, names in os.walk(folder, followlinks=True):
+        inside = '' if place == folder else f'{os.path.relpath(place, folder)}{os.sep}'
         for name in names:
             if not name.startswith('.'):
-                yield os.path.relpath(os.path.join(place, name), folder)
+                yield inside + name
 
 
 def _what_there_is(folder: str, suffix: str) -> str:

@@ -216,7 +216,7 @@ def _load_seg_map(self: LoadAnnotations, results: dict) -> None:
 
 
 def _load_image(self: LoadImageFromFile, results: dict) -> dict | None:
-    """mmcv's, with the rule of `internimage.images` for 16 bits, so that training, test and inference read alike."""
+    """mmcv's, with the rule of `..images` for 16 bits, so that training, test and inference read alike."""
     if self.color_type != 'color' or self.imdecode_backend != 'cv2' or self.file_client_args is not None:
         return _mmcv_load_image(self, results)
     path = results['img_path']

@@ -266,7 +266,7 @@ def test_mended(write, name):
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
 def test_byte_order_mark(write, encoding):
-    assert check(write(json.dumps(content()).encode(encoding))) == []
+    assert ['1 byte order mark' in note for note in check(write(json.dumps(content()).encode(encoding)))] == [True]
 
 
 def test_area_is_that_of_the_mask(write):
@@ -627,5 +627,7 @@ def test_nothing_to_evaluate_against(write, spoil):
 def test_check_masks_says_what_it_mended(write):
     what = content()
     what['annotations'][0]['segmentation'] = SQUARE
+    what['annotations'][1]['segmentation'] = [[str(value) for value in SQUARE]]
     file = read_coco(write(what))
-    assert '1 masks mended' in check_masks(file)[0] and check_masks(file) == []
+    assert '2 masks mended' in check_masks(file)[0] and check_masks(file) == []
+    assert [annotation['segmentation'] for annotation in file.annotations[:2]] == [[SQUARE]] * 2

@@ -7,7 +7,7 @@ raises a `DataError` for what cannot be mended without a guess.
 import copy
 import os
 
-from mmdet.datasets import CocoDataset, CrowdHumanDataset, XMLDataset
+from mmdet.datasets import CocoDataset, CrowdHumanDataset, OpenImagesDataset, XMLDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmseg.datasets import BaseSegDataset
@@ -64,6 +64,8 @@ def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> list[str]:
                 notes += coco.check_coco(dataset, where, mode)
             elif isinstance(dataset, CrowdHumanDataset):
                 notes += voc.check_crowd_human(dataset, where)
+            elif isinstance(dataset, OpenImagesDataset):
+                notes += voc.check_open_images(dataset, where)
             elif isinstance(dataset, XMLDataset):
                 notes += voc.check_voc(dataset, where, mode)
         for evaluator in evaluators:
@@ -72,6 +74,7 @@ def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> list[str]:
             _check_exists(path, f'{metric}: ann_file {path}')
             if mode != 'off' and path:
                 notes += coco.check_coco_metric(evaluator, datasets, metric)
+    coco.SAID.update(notes)
     return list(dict.fromkeys(notes))
 
 

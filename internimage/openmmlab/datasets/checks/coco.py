@@ -3,6 +3,7 @@
 `read_coco` is the one place that reads such a file, for training and for evaluation. Nothing is ever written to it.
 """
 
+import codecs
 import difflib
 import gc
 import json
@@ -44,6 +45,7 @@ class CocoFile:
         self.masks_checked = False
         self.names = {category['id']: category['name'] for category in content['categories']}
         self.counts = Counter(annotation['category_id'] for annotation in content['annotations'])
+        self.boxes = _boxes(content['annotations'])
 
     @property
     def images(self) -> list[dict]:
@@ -54,6 +56,7 @@ class CocoFile:
         return self.content['annotations']
 
 
+SAID: set[str] = set()  # notes that the log has, or whoever asked for a check
 _kept: dict[tuple, CocoFile] = {}
 _alive: WeakValueDictionary = WeakValueDictionary()
 
@@ -213,8 +216,12 @@ def check_masks(file: CocoFile) -> list[str]:
     if file.masks_checked:
         return []
     sizes = {image['id']: _size(image) for image in file.images}
+    nearest_limit = FAR * min((max(size) for size in sizes.values() if size), default=1)
     mended, bad, reason = 0, [], ''
-    for annotation in file.annotations:
+    doubtful = chain.from_iterable(
+        part for part in _parts(file.annotations, 10000) if not _plain_polygons(part, nearest_limit)
+    )
+    for annotation in doubtful:
         mask = annotation.get('segmentation')
         try:
             usable = usable_mask(mask, sizes[annotation['image_id']])
@@ -344,7 +351,8 @@ def loads_masks(pipeline) -> bool:
 
 def _read(path: str) -> CocoFile:
     with without_gc():
-        return _mended(path, _load_json(path))
+        content, notes = _load_json(path)
+        return _mended(path, content, notes)
 
 
 @contextmanager
@@ -359,7 +367,7 @@ def without_gc():
             gc.enable()
 
 
-def _mended(path: str, content) -> CocoFile:
+def _mended(path: str, content, notes: list[str]) -> CocoFile:
     if not isinstance(content, dict):
         hint = ' (a file of results?)' if isinstance(content, list) and content and 'score' in str(content[0]) else ''
         raise DataError(
@@ -383,17 +391,20 @@ def _mended(path: str, content) -> CocoFile:
         if not content[key]:
             raise DataError(f'{path}: "{key}" is empty')
 
-    mending = _Mending(path, content)
+    mending = _Mending(path, content, notes)
     mending.categories()
     mending.images()
     mending.annotations()
     return CocoFile(path, content, mending.notes, missing)
 
 
-def _load_json(path: str):
+def _load_json(path: str) -> tuple:
+    """The content of the file, and what is to be said of its encoding."""
     try:
         with open(path, 'rb') as file:
-            return json.loads(file.read())  # the bytes: a byte order mark is understood
+            encoded = file.read()
+        marked = encoded.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return json.loads(encoded), [f'{path}: 1 byte order mark: passed over'] if marked else []
     except (OSError, MemoryError) as error:
         raise DataError(f'{path}: {getattr(error, "strerror", None) or "too large to read"}') from error
     except (ValueError, RecursionError) as error:
@@ -403,10 +414,10 @@ def _load_json(path: str):
 class _Mending:
     """The steps of `read_coco` on freshly read content, which they change. `notes` says what was done."""
 
-    def __init__(self, path: str, content: dict):
+    def __init__(self, path: str, content: dict, notes: list[str]):
         self.path = path
         self.content = content
-        self.notes = []
+        self.notes = notes
         self.text_numbers = 0
 
     def note(self, count: int, what: str) -> None:
@@ -533,7 +544,7 @@ class _Mending:
                 if any(isinstance(v, str) for v in box):
                     annotation['bbox'] = numbers
                     self.text_numbers += 1
-        boxes = np.array([annotation['bbox'] for annotation in annotations], np.float64).reshape(-1, 4)
+        boxes = _boxes(annotations)
         sides = {id: FAR * max(_size(image) or (FAR_UNKNOWN / FAR,)) for id, image in images.items()}
         limit = np.array([sides[annotation['image_id']] for annotation in annotations], np.float64)
         with np.errstate(invalid='ignore'):
@@ -552,9 +563,11 @@ class _Mending:
                 )
 
     def crowds(self, annotations: list[dict]) -> None:
+        values = [annotation.get('iscrowd') for annotation in annotations]
+        if set(map(type, values)) <= {int} and set(values) <= {0, 1}:
+            return
         missing = 0
-        for annotation in annotations:
-            value = annotation.get('iscrowd')
+        for annotation, value in zip(annotations, values, strict=True):
             if value is None:
                 annotation['iscrowd'] = 0
                 missing += 1
@@ -566,9 +579,15 @@ class _Mending:
         self.note(0 if lvis else missing, 'annotations without iscrowd: read as 0')
 
     def areas(self, annotations: list[dict]) -> None:
+        values = [annotation.get('area') for annotation in annotations]
+        if (
+            set(map(type, values)) <= {int, float}
+            and all(map((0.0).__lt__, map(float, values)))
+            and sum(values) < math.inf
+        ):
+            return
         computed = 0
-        for annotation in annotations:
-            value = annotation.get('area')
+        for annotation, value in zip(annotations, values, strict=True):
             if type(value) in (int, float) and 0 < value < math.inf:
                 continue
             number = _number(value)
@@ -707,12 +726,12 @@ def _check_images(dataset, file: CocoFile, mode: str) -> list[str]:
 
 def _check_boxes(file: CocoFile) -> list[str]:
     """Boxes in relation to their images; sizes are known."""
-    sizes = {image['id']: _size(image) for image in file.images}
-    rows = [(a['bbox'], sizes[a['image_id']]) for a in file.annotations if sizes[a['image_id']]]
-    if not rows:
+    sizes = {image['id']: _size(image) or (0, 0) for image in file.images}
+    height, width = np.array([sizes[a['image_id']] for a in file.annotations], np.float64).reshape(-1, 2).T
+    known = height > 0
+    if not known.any():
         return []
-    boxes = np.array([box for box, _ in rows], np.float64)
-    height, width = np.array([size for _, size in rows], np.float64).T
+    height, width, boxes = height[known], width[known], file.boxes[known]
     x, y, w, h = boxes.T
     notes = []
     small = (w < 1) | (h < 1)
@@ -724,15 +743,15 @@ def _check_boxes(file: CocoFile) -> list[str]:
         if count:
             notes.append(f'{file.path}: {count} {what}: left out in training, counted in evaluation')
     beyond = (x + w > 1.1 * width) | (y + h > 1.1 * height)
-    if 2 * beyond.sum() > len(rows):
+    if 2 * beyond.sum() > len(boxes):
         notes.append(
-            f'{file.path}: {beyond.sum()} of {len(rows)} boxes reach far beyond their image: are they [x1, y1, x2, '
+            f'{file.path}: {beyond.sum()} of {len(boxes)} boxes reach far beyond their image: are they [x1, y1, x2, '
             'y2]? COCO has [x, y, width, height]'
         )
     if not (seen & ~small).any():
         raise DataError(
-            f'{file.path}: none of {len(rows)} boxes is a pixel large and inside its image, the first is '
-            f'{_short(rows[0][0])}: they must be [x, y, width, height] in pixels'
+            f'{file.path}: none of {len(boxes)} boxes is a pixel large and inside its image, the first is '
+            f'{_short(boxes[0].tolist())}: they must be [x, y, width, height] in pixels'
         )
     return notes
 
@@ -811,6 +830,28 @@ def _missing_classes(missing: list[str], classes: Sequence[str], names: list[str
         f'has no category {", ".join(said)}{more} of the {len(classes)} classes; it has '
         f'{_some([repr(n) for n in names], 10)}: set `classes` to names of the file'
     )
+
+
+def _parts(rows: list, length: int) -> Iterator[list]:
+    for start in range(0, len(rows), length):
+        yield rows[start : start + length]
+
+
+def _plain_polygons(annotations: list[dict], limit: float) -> bool:
+    """Is it plain that `usable_mask` finds nothing in any of them? It is for most, and takes less time so."""
+    masks = [annotation.get('segmentation') for annotation in annotations]
+    if not all(masks) or set(map(type, masks)) - {list}:
+        return False
+    polygons = list(chain.from_iterable(masks))
+    if set(map(type, polygons)) - {list} or any(length < 6 or length % 2 for length in set(map(len, polygons))):
+        return False
+    try:
+        for polygon in polygons:
+            sum(polygon)  # refuses what numpy would read: texts and None
+        values = np.fromiter(chain.from_iterable(polygons), np.float64)
+    except TypeError:
+        return False
+    return bool(np.abs(values).max() <= limit)
 
 
 def _check_run_lengths(mask: dict, size: tuple[int, int] | None) -> None:
@@ -898,6 +939,12 @@ def _chosen(images: list[dict], indices) -> list[dict]:
     if isinstance(indices, int):
         return images[:indices] if indices >= 0 else images[indices:]
     return [images[index] for index in indices]
+
+
+def _boxes(annotations: list[dict]) -> np.ndarray:
+    """(N, 4) as [x, y, width, height]."""
+    values = chain.from_iterable(annotation['bbox'] for annotation in annotations)
+    return np.fromiter(values, np.float64, 4 * len(annotations)).reshape(-1, 4)
 
 
 def _boxes_by_image(file: CocoFile) -> dict:

@@ -1,6 +1,6 @@
 """Images: can they be read to the end, and is there anything unusual that the reader converts?
 
-Training, test and inference read by the same rule, that of `internimage.images.read_image`.
+Training, test and inference read by the same rule, that of `internimage.openmmlab.images.read_image`.
 """
 
 import io

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
@@ -94,11 +95,16 @@ def check(dataset: BaseSegDataset, where: str, full: bool = False) -> list[str]:
     if load is not None:
         _check_missing(data, 'seg_map_path', where, 'label map', dataset)
 
+    load_image = next((step for step in dataset.pipeline.transforms if isinstance(step, LoadImageFromFile)), None)
+    if load_image is None:  # another kind of image, which we do not know
+        return notes
+
     def read(info: dict) -> _Pair:
+        image = _examine(info['img_path'], load_image)
         if load is not None:
-            return _read_pair(info, load)
+            return _read_pair(info, image, load)
         none = np.zeros(0, int)
-        return _Pair(none, none, images.examine(info['img_path'], dataset.backend_args).unusual)
+        return _Pair(none, none, image.unusual)
 
     chosen = range(len(data)) if full else np.unique(np.linspace(0, len(data) - 1, min(SAMPLE, len(data))).astype(int))
     unusual, seen = Counter(), {}
@@ -119,8 +125,16 @@ def _in_order(pool: ThreadPoolExecutor, function, items: list, at_once: int = 16
         yield from pool.map(function, items[start : start + at_once])
 
 
-def _read_pair(info: dict, load: LoadAnnotations) -> _Pair:
-    image = images.examine(info['img_path'], load.backend_args)
+def _examine(path: str, load: LoadImageFromFile) -> images.Examined:
+    if load.color_type == 'color' and load.imdecode_backend == 'cv2':
+        return images.examine(path, load.backend_args)
+    try:
+        return images.Examined(load(dict(img_path=path))['ori_shape'], 1, ())
+    except Exception as error:
+        raise DataError(f'{path}: {error}') from error
+
+
+def _read_pair(info: dict, image: images.Examined, load: LoadAnnotations) -> _Pair:
     unusual = list(image.unusual)
     path = info['seg_map_path']
     stored, mended = read_label_map(fileio.get(path, backend_args=load.backend_args), path, load.imdecode_backend)

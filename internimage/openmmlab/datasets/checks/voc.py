@@ -7,6 +7,8 @@ import os
 from collections import Counter
 from xml.etree import ElementTree
 
+from mmdet.datasets import XMLDataset
+
 from .coco import ImageFolder, _short, _some, check_classes, nearest
 from .errors import DataError
 
@@ -31,6 +33,8 @@ def check_voc(dataset, where: str, mode: str = 'sample') -> list[str]:
     """
     classes = dataset.metainfo.get('classes')
     check_classes(classes, where)
+    if type(dataset).load_data_list is not XMLDataset.load_data_list:  # it has files of its own arrangement
+        return []
     listed = f'{where}: {dataset.ann_file}'
     try:
         with open(dataset.ann_file, encoding='utf-8-sig') as file:
