@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 from _common import UserError, blame, load_config, run
-from mmengine.config import DictAction
 
 from internimage.analysis import count_config
+from internimage.cfg_options import CfgOptions
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--depth', type=int, default=2, metavar='N', help='levels of modules shown (default: 2)')
     parser.add_argument('--json', metavar='FILE', help='write everything, all levels, to this file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE')
     return parser.parse_args()
 
 

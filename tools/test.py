@@ -21,16 +21,17 @@ from _common import (
     run,
     write_whole,
 )
-from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
+from internimage.cfg_options import CfgOptions
 from internimage.checkpoint import check_state_dict, read_state_dict
 from internimage.datasets.coco import read_as_stated
 from internimage.drawing import draw_sample, draw_truth, with_palette
 from internimage.images import write_image
 from internimage.inference import describe, read_image
 from internimage.large_images import save_memory
+from internimage.tta import use_tta
 
 
 def main() -> None:
@@ -56,17 +57,6 @@ def main() -> None:
     if not args.tta:  # which adds up the scores of all classes
         save_memory(runner.model)
     runner.test()
-
-
-def use_tta(cfg: Config) -> None:
-    """Test-time augmentation by the config's `tta_model` and `tta_pipeline`."""
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise UserError(f'config {cfg.filename} has no tta_model and tta_pipeline, which --tta needs')
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
 
 
 class Predictions(BaseMetric):
@@ -130,8 +120,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
     parser.add_argument('--out', metavar='FILE', help='write the predictions to this .json or .pkl file')
     parser.add_argument('--show-dir', metavar='DIR', help='write drawn images to this folder')
-    parser.add_argument('--tta', action='store_true', help="the config's test-time augmentation")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--tta', action='store_true', help='average several views of each image')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

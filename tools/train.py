@@ -14,10 +14,11 @@ import argparse
 
 import torch
 from _common import UserError, add_check_data, build_model, build_runner, check_data, load_config, run, scope
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
+from internimage.cfg_options import CfgOptions
 from internimage.checkpoint import (
     CheckpointError,
     backbone_weights,
@@ -27,6 +28,7 @@ from internimage.checkpoint import (
     read_checkpoint,
     read_state_dict,
 )
+from internimage.configuration import type_name
 from internimage.engine import FineTuneHook, keep_boxes_exact
 from internimage.models import InternImage
 from internimage.openmmlab_checkpoint import class_layers
@@ -42,7 +44,7 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and not torch.cuda.is_available():
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_option in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(gpu_option, None)
@@ -65,7 +67,7 @@ def main() -> None:
     start_from_checkpoint(cfg, model)
     runner = build_runner(cfg)
     runner.register_hook(FineTuneHook())
-    if cfg.optim_wrapper.type == 'CPUAmpOptimWrapper':
+    if type_name(cfg.optim_wrapper) == 'CPUAmpOptimWrapper':
         keep_boxes_exact(runner.model)
     runner.train()
 
@@ -124,7 +126,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision; bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

@@ -8,7 +8,7 @@ the official ones, so official checkpoints and configs fit. Inside, feature maps
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
@@ -304,7 +304,7 @@ class InternImage(BaseModule):
     def init_weights(self) -> None:
         if self.init_cfg is None:
             self.reset_parameters()
-        elif self.init_cfg.get('type') == 'Pretrained':
+        elif self.init_cfg.get('type') in ('Pretrained', PretrainedInit):
             load_pretrained_backbone(self, self.init_cfg['checkpoint'])
         else:
             raise ValueError(f"InternImage: init_cfg must be None or of type 'Pretrained', got {self.init_cfg}")
