@@ -30,31 +30,30 @@ def int_of(op: str, name: str, value: int, least: int, most: int = MOST) -> int:
     if not _is_int(value) or value < least:
         rule = 'a positive int' if least == 1 else f'an int, at least {least}'
         raise ValueError(f'{op}: {name} must be {rule}, got {value!r}')
-    return _within(op, name, (value,), most, value)[0]
+    if value > most:
+        raise ValueError(f'{op}: {name} must be at most {most}, got {value!r}')
+    return value if type(value) is int else int(value)
 
 
 def pair_of(op: str, name: str, value: Pair, least: int) -> tuple[int, int]:
     """`value` as a pair of ints, (height, width)."""
     pair = (value, value) if _is_int(value) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or any(not _is_int(v) or v < least for v in pair):
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and _is_int(pair[0]) and _is_int(pair[1])
+    if not is_pair or pair[0] < least or pair[1] < least:
         raise ValueError(
             f'{op}: {name} must be an int or a pair of ints (height, width), at least {least}, got {value!r}'
         )
-    return _within(op, name, pair, MOST, value)
+    if pair[0] > MOST or pair[1] > MOST:
+        raise ValueError(f'{op}: {name} must be at most {MOST}, got {value!r}')
+    return tuple(pair) if type(pair[0]) is type(pair[1]) is int else (int(pair[0]), int(pair[1]))
 
 
 def _is_int(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _within(op: str, name: str, ints, most: int, received) -> tuple[int, ...]:
-    if any(v > most for v in ints):
-        raise ValueError(f'{op}: {name} must be at most {most}, got {received!r}')
-    return tuple(v if isinstance(v, int) else int(v) for v in ints)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def check_finite(op: str, name: str, value: float) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
+    number = type(value) is float or (isinstance(value, Real) and not isinstance(value, bool))
     if not number or not -math.inf < value < math.inf:  # torch.compile traces this, but not math.isfinite
         raise ValueError(f'{op}: {name} must be a finite number, got {value!r}')
 

@@ -37,20 +37,19 @@ def differentiable(
         ctx.options = inputs[tensors:]
 
     def backward(ctx, grad_output):
-        _refuse(ctx.needs_input_grad[:tensors])
-        wanted = [ctx.needs_input_grad[i] for i in by]
-        found = gradients(grad_output, *ctx.saved_tensors, *ctx.options, wanted)
-        result = [None] * (tensors + len(ctx.options))
-        for position, gradient, want in zip(by, found, wanted, strict=True):
-            result[position] = gradient if want else None
-        return tuple(result)
+        needed, options = ctx.needs_input_grad, ctx.options
+        check(needed[:tensors])
+        wanted = [needed[i] for i in by]
+        found = gradients(grad_output, *ctx.saved_tensors, *options, wanted)
+        found = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
+        return tuple(_replaced([None] * (tensors + len(options)), by, found))
 
     def setup_context_of_gradients(ctx, inputs, output):
         ctx.save_for_backward(*inputs[: tensors + 1])
         ctx.options = inputs[tensors + 1 :]
 
     def backward_of_gradients(ctx, *grad_outputs):
-        _refuse(ctx.needs_input_grad[1 : tensors + 1])
+        check(ctx.needs_input_grad[1 : tensors + 1])
         *options, wanted = ctx.options
         chosen = [i for i in (0, *(i + 1 for i in by)) if ctx.needs_input_grad[i]]
         saved = list(ctx.saved_tensors)
@@ -73,16 +72,16 @@ def differentiable(
         found = iter(torch.func.vjp(output, *(arguments[i] for i in chosen))[1](grad_output))
         return tuple(next(found) if want else None for want in wanted)
 
-    def _refuse(needs_gradient):
-        if is_transformed() and any(need for i, need in enumerate(needs_gradient) if i not in by):
-            raise NotImplementedError(f'ops_dcnv3: {name} has no derivative by rois; detach them')
+    def check(needed):
+        # Autograd leaves out a gradient that does not exist, but torch.func and forward mode would take 0 for it.
+        if (is_transformed() or is_forward_mode()) and any(need and i not in by for i, need in enumerate(needed)):
+            raise NotImplementedError(f'{name}: there is no derivative by rois; detach them')
 
     def batched(operator_or_gradients, first):
         def vmap(info, in_dims, *arguments):
             size = info.batch_size
             joined = [
-                _joined(a, dim, size) if isinstance(a, Tensor) else a
-                for a, dim in zip(arguments, in_dims, strict=True)
+                _joined(a, dim, size) if isinstance(a, Tensor) else a for a, dim in zip(arguments, in_dims, strict=True)
             ]
             if join is not None:
                 joined[first : first + tensors] = join(joined[first : first + tensors], size)
@@ -96,6 +95,7 @@ def differentiable(
     def call(*arguments):
         if not torch.compiler.is_compiling():
             if is_forward_mode():
+                check([_has_tangent(t) for t in arguments[:tensors]])
                 return specification(*arguments)
             if is_transformed():
                 return function.apply(*arguments)
@@ -104,9 +104,13 @@ def differentiable(
     def gradients(*arguments):
         if not torch.compiler.is_compiling():
             if is_forward_mode():
+                check([_has_tangent(t) for t in arguments[1 : tensors + 1]])
                 return specified_gradients(*arguments)
             if is_transformed():
                 return function_of_gradients.apply(*arguments)
+            if not torch.is_grad_enabled():  # the ordinary case, at less cost on the host
+                with torch._C._AutoDispatchBelowAutograd():
+                    return operator_backward(*arguments)
         return operator_backward(*arguments)
 
     function = _function(name, operator, setup_context, backward, batched(call, 0))
@@ -118,9 +122,7 @@ def differentiable(
         batched(gradients, 1),
     )
     torch.library.register_autograd(operator, backward, setup_context=setup_context)
-    torch.library.register_autograd(
-        operator_backward, backward_of_gradients, setup_context=setup_context_of_gradients
-    )
+    torch.library.register_autograd(operator_backward, backward_of_gradients, setup_context=setup_context_of_gradients)
     return call
 
 
@@ -131,6 +133,10 @@ def is_forward_mode() -> bool:
 def is_transformed() -> bool:
     """Is a transform of torch.func at work?"""
     return _functorch.maybe_current_level() is not None
+
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _function(name, operator, setup_context, backward, vmap) -> type[torch.autograd.Function]:

@@ -54,8 +54,8 @@ def deform_roi_pool(
             height of the RoI.
         output_size (int or (int, int)): bins, (height, width).
         spatial_scale (float): pixels of ``input`` per image pixel, larger than 0.
-        sampling_ratio (int): samples of a bin along each axis, at most 1024; 0 for adaptive, that is, its size in pixels,
-            rounded up.
+        sampling_ratio (int): samples of a bin along each axis, at most 1024; 0 for adaptive, that is, its size in
+            pixels, rounded up.
         gamma (float): multiplies the offsets.
         mask (Tensor[K, height, width], optional): the modulation of each bin.
 

@@ -38,6 +38,10 @@ def test_no_back_edge(folder):
         assert top_level <= ALLOWED[folder], path
 
 
+def test_the_official_module_is_another_name_of_ours():
+    assert imported(ROOT / 'DCNv3.py') == {'ops_dcnv3.functions'}
+
+
 def test_internimage_takes_only_public_names_of_the_operators():
     for path in (ROOT / 'internimage').rglob('*.py'):
         assert not [name for name in imported(path) if name.startswith('ops_dcnv3.')], path

@@ -13,11 +13,11 @@ TORCH_LIBRARY(ops_dcnv3, m) {
       "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool softmax, "
       "bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
-  // gelu(layer_norm(depthwise convolution of (N, H, W, C))), without a gradient: for inference. One pass on the CPU.
+  // gelu(layer_norm(depthwise convolution of (N, H, W, C))). For inference: one pass on the CPU, where not differentiated.
   m.def(
       "depthwise_norm_gelu(Tensor input, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, float eps, "
       "int[2] stride, int[2] padding) -> Tensor");
-  // A linear layer without a gradient, for inference; under autocast in its dtype.
+  // A linear layer, for inference; under autocast in its dtype.
   m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   // Every kind of RoI pooling. offset (rois, 2 * classes, bins_h, bins_w); without it there is one class.
   m.def(
