@@ -117,7 +117,7 @@ class InternImageLayer(nn.Module):
         if gamma is None:
             return x + self.drop_path(branch)
         if not torch.is_grad_enabled():
-            # A view of a parameter says even then that it requires gradients, and PyTorch's module tracker fails on that.
+            # A view of a parameter says even then that it requires gradients, on which PyTorch's module tracker fails.
             gamma = gamma.detach()
         # Scale, stochastic depth and residual in one pass over the features: what is dropped is the scale of an image.
         scale = self.drop_path(gamma.expand(x.shape[0], *[1] * (x.dim() - 2), -1))
