@@ -5,9 +5,13 @@
 #include <ATen/ops/layer_norm.h>
 #include <torch/library.h>
 
-#include "derivatives.h"
+#include <initializer_list>
+#include <optional>
 
 namespace ops_dcnv3 {
+
+bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors);  // library.cpp
+
 namespace {
 
 at::Tensor depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,

@@ -6,12 +6,14 @@
 #include <ATen/ops/linear.h>
 #include <torch/library.h>
 
+#include <initializer_list>
 #include <optional>
 #include <string_view>
 
-#include "derivatives.h"
-
 namespace ops_dcnv3 {
+
+bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors);  // library.cpp
+
 namespace {
 
 using at::Tensor;
@@ -59,8 +61,10 @@ Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Ten
 
 Tensor differentiable_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
   if (is_differentiated({input, weight, bias})) return at::linear(input, weight, bias);
+  static const auto of_device =
+      c10::Dispatcher::singleton().findSchemaOrThrow("ops_dcnv3::linear", "").typed<decltype(linear)>();
   const at::AutoDispatchBelowADInplaceOrView below;
-  return ops_dcnv3::linear(input, weight, bias);
+  return of_device.call(input, weight, bias);
 }
 
 TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("linear", linear); }
