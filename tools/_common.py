@@ -20,6 +20,7 @@ from internimage.checkpoint import CheckpointError
 from internimage.configuration import dicts, load_config, type_name  # noqa: F401  (for the tools)
 from internimage.datasets import checks
 from internimage.datasets.checks.errors import DataError
+from internimage.engine import check_loader
 from internimage.inference import ImageError
 from internimage.openmmlab_checkpoint import build_on_meta
 
@@ -69,6 +70,9 @@ def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """mmengine's Runner. Outside distributed training synchronised batch norm becomes plain batch norm."""
+    for split in ('train', 'val', 'test'):
+        with blame(f'config {cfg.filename}: {split}_dataloader'):
+            check_loader(cfg.get(f'{split}_dataloader') or {})
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if not runner.distributed and isinstance(runner.model, nn.Module):
         runner.model = revert_sync_batchnorm(runner.model)

@@ -25,9 +25,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from internimage.cfg_options import CfgOptions
-from internimage.checkpoint import check_state_dict, read_state_dict
+from internimage.checkpoint import check_finite, check_state_dict, read_checkpoint
 from internimage.datasets.coco import read_as_stated
 from internimage.drawing import draw_sample, draw_truth, with_palette
+from internimage.engine import NoDetectionHook, check_classes, dataset_classes, ensure_hooks
 from internimage.images import write_image
 from internimage.inference import describe, read_image
 from internimage.large_images import save_memory
@@ -44,8 +45,12 @@ def main() -> None:
         check_writable(args.show_dir, '--show-dir')
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     cfg.load_from = args.checkpoint
+    check_writable(cfg.work_dir, 'work folder')
     check_data(cfg, 'test', mode=args.check_data)
-    check_state_dict(build_model(cfg), read_state_dict(args.checkpoint), args.checkpoint)
+    checkpoint = read_checkpoint(args.checkpoint)
+    check_state_dict(build_model(cfg), checkpoint['state_dict'], args.checkpoint)
+    check_classes(dataset_classes(cfg, 'test'), checkpoint, args.checkpoint)
+    check_finite(checkpoint['state_dict'], args.checkpoint)
     if args.tta:
         use_tta(cfg)
 
@@ -56,6 +61,7 @@ def main() -> None:
         runner.register_hook(DrawHook(args.show_dir, runner.test_dataloader.dataset))
     if not args.tta:  # which adds up the scores of all classes
         save_memory(runner.model)
+    ensure_hooks(runner, NoDetectionHook)
     runner.test()
 
 

@@ -11,17 +11,29 @@ Checkpoints, logs and the full config go to the work folder: work_dirs/<config n
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from _common import UserError, add_check_data, build_model, build_runner, check_data, load_config, run, scope
+from _common import (
+    UserError,
+    add_check_data,
+    build_model,
+    build_runner,
+    check_data,
+    check_writable,
+    load_config,
+    run,
+    scope,
+)
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
 from internimage.cfg_options import CfgOptions
 from internimage.checkpoint import (
     CheckpointError,
     backbone_weights,
+    check_finite,
     check_state_dict,
     fit_for_fine_tuning,
     is_whole_model,
@@ -29,7 +41,18 @@ from internimage.checkpoint import (
     read_state_dict,
 )
 from internimage.configuration import type_name
-from internimage.engine import FineTuneHook, keep_boxes_exact
+from internimage.engine import (
+    BatchOfOneHook,
+    FineTuneHook,
+    NoDetectionHook,
+    ResumeHook,
+    check_classes,
+    check_resumable,
+    dataset_classes,
+    ensure_hooks,
+    keep_boxes_exact,
+    latest_checkpoint,
+)
 from internimage.models import InternImage
 from internimage.openmmlab_checkpoint import class_layers
 
@@ -48,28 +71,43 @@ def main() -> None:
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_option in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(gpu_option, None)
-    resume_from = find_latest_checkpoint(cfg.work_dir) if args.resume == 'latest' else args.resume
-    if resume_from:
-        cfg.resume = True
-        cfg.load_from = resume_from
-    if args.load_from:
-        cfg.load_from = args.load_from
+    choose_start(cfg, args)
     if args.backbone:
         backbone = read_state_dict(args.backbone)
         prefix = dict(prefix='backbone.') if is_whole_model(backbone) else {}
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
-        cfg.load_from = None
+        check_finite(backbone, args.backbone)
 
+    check_writable(cfg.work_dir, 'work folder')
     check_data(cfg, 'train', 'val', mode=args.check_data)
     model = build_model(cfg)
     if args.backbone and isinstance(model.backbone, InternImage):
         backbone_weights(model.backbone, backbone, args.backbone)
     start_from_checkpoint(cfg, model)
     runner = build_runner(cfg)
-    runner.register_hook(FineTuneHook())
+    ensure_hooks(runner, FineTuneHook, ResumeHook, BatchOfOneHook, NoDetectionHook)
     if type_name(cfg.optim_wrapper) == 'CPUAmpOptimWrapper':
         keep_boxes_exact(runner.model)
-    runner.train()
+    with one_value_per_channel():
+        runner.train()
+
+
+def choose_start(cfg: Config, args: argparse.Namespace) -> None:
+    """The command line decides over the config's `load_from` and `resume`. `cfg` then says what is there: `resume` is
+    True only with a checkpoint to go on from, under `load_from`."""
+    if args.load_from or args.backbone:
+        cfg.load_from, cfg.resume = args.load_from, False
+    elif args.resume and args.resume != 'latest':
+        cfg.load_from, cfg.resume = args.resume, True
+    elif args.resume or (cfg.get('resume') and not cfg.get('load_from')):
+        latest = latest_checkpoint(cfg.work_dir)
+        cfg.resume = latest is not None
+        if latest:
+            cfg.load_from = latest
+            print(f'going on from {latest}')
+        else:
+            start = cfg.get('load_from') or 'the beginning'
+            print(f'no checkpoint to resume in {cfg.work_dir}: the training starts from {start}')
 
 
 def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
@@ -78,17 +116,14 @@ def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
     Resuming wants every weight and the state of the training. `load_from` may be of a model with other classes, see
     FineTuneHook; everything else must fit. Either brings a backbone, so that an `init_cfg` has nothing to add.
     """
-    path = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    path = cfg.get('load_from')
     if path is None or ('://' in path and not path.startswith('http')):  # mmengine's own stores: checked when loaded
         return
     checkpoint = read_checkpoint(path)
+    check_classes(dataset_classes(cfg, 'train'), checkpoint, path, renamed=not cfg.get('resume'))
     if cfg.get('resume'):
         check_state_dict(model, checkpoint['state_dict'], path)
-        if not {'meta', 'message_hub', 'optimizer'} <= set(checkpoint):
-            raise CheckpointError(
-                f'checkpoint {path} holds weights, but no state of a training to resume: '
-                f'start from it with --load-from {path}'
-            )
+        check_resumable(checkpoint, path)
     else:
         with scope(cfg):
             names = class_layers(cfg.model)
@@ -96,8 +131,22 @@ def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
             fit_for_fine_tuning(model, checkpoint['state_dict'], names, path)
         except CheckpointError as error:
             raise CheckpointError(f'{error}. To start from its backbone alone: --backbone {path}') from error
+    check_finite(checkpoint['state_dict'], path)
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None
+
+
+@contextmanager
+def one_value_per_channel() -> Iterator[None]:
+    """Batch norm on one value per channel, where BatchOfOneHook could not know it before."""
+    try:
+        yield
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise UserError(
+            f'batch norm: {error}: train with more images in a batch (train_dataloader.batch_size), or larger ones'
+        ) from error
 
 
 def parse_args() -> argparse.Namespace:
