@@ -114,6 +114,9 @@ class InternImageLayer(nn.Module):
             branch = res_post_norm(branch)
         if gamma is None:
             return x + self.drop_path(branch)
+        if not torch.is_grad_enabled():
+            # A view of a parameter says even then that it requires gradients, on which PyTorch's module tracker fails.
+            gamma = gamma.detach()
         # Scale, stochastic depth and residual in one pass over the features: what is dropped is the scale of an image.
         scale = self.drop_path(gamma.expand(x.shape[0], *[1] * (x.dim() - 2), -1))
         return torch.addcmul(x, branch, scale)
@@ -302,9 +305,10 @@ class InternImage(nn.Module):
 
     def init_weights(self) -> None:
         """Starts from what ``init_cfg`` names, or at random. mmengine calls it once, before a training."""
+        kind = self.init_cfg and self.init_cfg.get('type')
         if self.init_cfg is None:
             self.reset_parameters()
-        elif self.init_cfg.get('type') == 'Pretrained':
+        elif getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit'):  # mmengine's class, or its name
             load_pretrained_backbone(self, self.init_cfg['checkpoint'])
         else:
             raise ValueError(f"InternImage: init_cfg must be None or of type 'Pretrained', got {self.init_cfg}")

@@ -3,12 +3,14 @@
 import math
 import warnings
 from functools import cache
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 Pair = int | tuple[int, int]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MOST = 2**31 - 1  # of any int: what kernels compute from it fits into 64 bits
 
 
 def check_tensors(op: str, tensors: dict[str, Tensor]) -> None:
@@ -23,21 +25,35 @@ def check_tensors(op: str, tensors: dict[str, Tensor]) -> None:
             raise ValueError(f'{op}: {name} must be on the device of input, {device}, got {tensor.device}')
 
 
+def int_of(op: str, name: str, value: int, least: int, most: int = MOST) -> int:
+    """`value` as an int; numpy's are taken too."""
+    if not _is_int(value) or value < least:
+        rule = 'a positive int' if least == 1 else f'an int, at least {least}'
+        raise ValueError(f'{op}: {name} must be {rule}, got {value!r}')
+    if value > most:
+        raise ValueError(f'{op}: {name} must be at most {most}, got {value!r}')
+    return value if type(value) is int else int(value)
+
+
 def pair_of(op: str, name: str, value: Pair, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(pair, (tuple, list))
-        or len(pair) != 2
-        or any(isinstance(v, bool) or not isinstance(v, int) or v < least for v in pair)
-    ):
+    """`value` as a pair of ints, (height, width)."""
+    pair = (value, value) if _is_int(value) else value
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and _is_int(pair[0]) and _is_int(pair[1])
+    if not is_pair or pair[0] < least or pair[1] < least:
         raise ValueError(
             f'{op}: {name} must be an int or a pair of ints (height, width), at least {least}, got {value!r}'
         )
-    return tuple(pair)
+    if pair[0] > MOST or pair[1] > MOST:
+        raise ValueError(f'{op}: {name} must be at most {MOST}, got {value!r}')
+    return tuple(pair) if type(pair[0]) is type(pair[1]) is int else (int(pair[0]), int(pair[1]))
+
+
+def _is_int(value) -> bool:
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def check_finite(op: str, name: str, value: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = type(value) is float or (isinstance(value, Real) and not isinstance(value, bool))
     if not number or not -math.inf < value < math.inf:  # torch.compile traces this, but not math.isfinite
         raise ValueError(f'{op}: {name} must be a finite number, got {value!r}')
 
@@ -45,7 +61,9 @@ def check_finite(op: str, name: str, value: float) -> None:
 def autocast_dtype(input: Tensor) -> torch.dtype | None:
     """What autocast has the tensors cast to; None where it is off, or leaves `input` as it is."""
     device_type = input.device.type
-    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    # torch.compile does not trace is_autocast_available in every version.
+    has_autocast = device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
+    on = has_autocast and torch.is_autocast_enabled(device_type)
     return torch.get_autocast_dtype(device_type) if on and input.dtype != torch.float64 else None
 
 

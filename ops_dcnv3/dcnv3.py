@@ -4,7 +4,17 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import Pair, autocast_dtype, check_finite, check_tensors, compiled_devices, pair_of, warn_of_reference
+from .checks import (
+    Pair,
+    autocast_dtype,
+    check_finite,
+    check_tensors,
+    compiled_devices,
+    int_of,
+    pair_of,
+    warn_of_reference,
+)
+from .derivatives import differentiable
 
 
 def dcnv3(
@@ -71,7 +81,7 @@ def dcnv3(
             f'dcnv3: input, offset and mask must have one dtype, got {input.dtype}, {offset.dtype} and {mask.dtype}'
         )
     if input.device.type in _COMPILED_DEVICES:
-        return torch.ops.ops_dcnv3.dcnv3(input, offset, mask, *geometry)
+        return _compiled(input, offset, mask, *geometry)
     warn_of_reference('dcnv3', input.device.type, stacklevel=3)
     return reference.dcnv3(input, offset, mask, *geometry)
 
@@ -101,8 +111,7 @@ def _check(
     batch, height, width, channels = input.shape
     if height < 1 or width < 1:
         raise ValueError(f'dcnv3: height and width of input must be at least 1, got shape {_shape(input)}')
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        raise ValueError(f'dcnv3: groups must be a positive int, got {groups!r}')
+    groups = int_of('dcnv3', 'groups', groups, least=1)
     if channels < 1 or channels % groups:
         raise ValueError(f'dcnv3: the channels of input must be divisible by groups, got {channels} and {groups}')
     out_size = _output_size((height, width), kernel_size, stride, padding, dilation)
@@ -146,15 +155,4 @@ def _(grad_output, input, offset, mask, *geometry_and_output_mask):
     return tuple(t.new_empty(t.shape if want else (0,)) for t, want in zip((input, offset, mask), wanted, strict=True))
 
 
-def _setup_context(ctx, inputs, output):
-    input, offset, mask, *ctx.geometry = inputs
-    ctx.save_for_backward(input, offset, mask)
-
-
-def _backward(ctx, grad_output):
-    wanted = list(ctx.needs_input_grad[:3])
-    gradients = torch.ops.ops_dcnv3.dcnv3_backward(grad_output, *ctx.saved_tensors, *ctx.geometry, wanted)
-    return (*(g if want else None for g, want in zip(gradients, wanted, strict=True)), *([None] * len(ctx.geometry)))
-
-
-torch.library.register_autograd('ops_dcnv3::dcnv3', _backward, setup_context=_setup_context)
+_compiled = differentiable('dcnv3', reference.dcnv3, tensors=3, by=(0, 1, 2))

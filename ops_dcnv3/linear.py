@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import autocast_dtype
-from .eager_cpu import is_eager_on_cpu, only_the_result_counts
+from .eager_cpu import are_plain, is_eager_on_cpu, only_the_result_counts
 
 _FEW_PIXELS = 128  # below, convolutions are no faster
-_PLAIN = (Tensor, nn.Parameter)
 _HAS_ONEDNN = platform.machine() in ('x86_64', 'AMD64') and torch.backends.mkldnn.is_available()
 
 
@@ -24,7 +23,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if type(input) in _PLAIN and type(weight) in _PLAIN and is_eager_on_cpu(input):
+        if are_plain(input, weight, bias) and is_eager_on_cpu(input):
             if only_the_result_counts():
                 return torch.ops.ops_dcnv3.linear.default(input, weight, bias)
             if torch.is_grad_enabled() and _can_convolve(input, weight, bias):
@@ -41,7 +40,6 @@ def _can_convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and torch.backends.mkldnn.enabled
         and all(t.dtype == torch.float32 and t.device.type == 'cpu' for t in (input, weight, bias) if t is not None)
         and autocast_dtype(input) in (None, torch.float32)
-        and input.layout == weight.layout == torch.strided
         and input.dim() == 4
         and input.shape[3] == weight.shape[1] > 0
         and weight.shape[0] > 0

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import autocast_dtype
+from .checks import Pair, autocast_dtype, check_finite, int_of, pair_of
 from .dcnv3 import dcnv3
-from .eager_cpu import is_eager_on_cpu, only_the_result_counts
+from .eager_cpu import are_plain, is_eager_on_cpu, only_the_result_counts
 from .linear import Linear
 
 
@@ -62,13 +62,65 @@ def build_act_layer(act_layer: str) -> nn.Module:
     return layers[act_layer]()
 
 
+_JOINED = (nn.Sequential, nn.Conv2d, nn.Sequential, _Permute, nn.LayerNorm, nn.GELU)
+
+
+def _can_join(dw_conv: nn.Module, input: Tensor) -> bool:
+    """Whether `dw_conv` may run as the operator depthwise_norm_gelu: everything that the operator assumes.
+
+    The modules are those that are built for 'LN' and 'GELU', of these very classes (a parametrised one is not), and
+    nobody watches or changes them by hooks or another `forward`. The convolution is depthwise, with one output per
+    channel, neighbouring taps, and zeros around the image. The norm is over the channels, with weight and bias; the
+    GELU is the exact one. All tensors are plain ones, of a shape, device and dtype that the modules take too.
+    """
+    modules = tuple(dw_conv.modules())
+    if len(modules) != len(_JOINED) or not all(map(_is_plain, modules, _JOINED)):
+        return False
+    outer, conv, inner, permute, norm, act = modules
+    weight, bias, norm_weight, norm_bias = conv.weight, conv.bias, norm.weight, norm.bias
+    channels = input.shape[3]
+    return (
+        len(outer) == 3
+        and len(inner) == 2
+        and not nn.modules.module._has_any_global_hook()
+        and conv.in_channels == conv.out_channels == conv.groups == channels
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == 'zeros'
+        and not isinstance(conv.padding, str)
+        and permute.dims == (0, 2, 3, 1)
+        and norm.normalized_shape == (channels,)
+        and norm_weight is not None
+        and norm_bias is not None
+        and act.approximate == 'none'
+        and are_plain(input, weight, bias, norm_weight, norm_bias)
+        and weight.shape == (channels, 1, *conv.kernel_size)
+        and (bias is None or bias.shape == (channels,))
+        and norm_weight.shape == norm_bias.shape == (channels,)
+        and weight.device == norm_weight.device == norm_bias.device == input.device
+        and (bias is None or bias.device == input.device)
+        and _take(input, weight, weight if bias is None else bias, norm_weight, norm_bias)
+    )
+
+
+def _take(input: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> bool:
+    """Do the modules take these dtypes? Beside 16-bit features the norm may have parameters of float32."""
+    dtype = input.dtype
+    if weight.dtype != dtype or bias.dtype != dtype:
+        cast = (torch.float32, torch.bfloat16, torch.float16)
+        if autocast_dtype(input) is None or weight.dtype not in cast or bias.dtype not in cast:
+            return False
+    norm_dtype = norm_weight.dtype
+    return norm_dtype == norm_bias.dtype and norm_dtype in (dtype, torch.promote_types(dtype, torch.float32))
+
+
 def _is_plain(module: nn.Module, kind: type) -> bool:
     """Is it of that very class, its `forward` that of the class, without hooks?"""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return type(module) is kind and not hooks and 'forward' not in vars(module)
 
 
-_FUSED = (nn.Sequential, nn.Conv2d, nn.Sequential, _Permute, nn.LayerNorm, nn.GELU)
+def _one_if_equal(pair: tuple[int, int]) -> Pair:
+    return pair[0] if pair[0] == pair[1] else pair
 
 
 class DCNv3(nn.Module):
@@ -84,7 +136,8 @@ class DCNv3(nn.Module):
         kernel_size: of the sampling window.
         dw_kernel_size: of the depthwise convolution; ``kernel_size`` where None.
         stride, pad, dilation: of the sampling window. The depthwise convolution is aligned with it, so that each output
-            pixel predicts its own offsets (``pad = dilation * (kernel_size - 1) // 2`` keeps the size).
+            pixel predicts its own offsets (``pad = dilation * (kernel_size - 1) // 2`` keeps the size). These, and the
+            two sizes, are an int or a pair of ints, (height, width); the attribute is an int where both are equal.
         group: number of groups; each has its own offsets and modulation.
         offset_scale: multiplies the regular grid and the offsets.
         act_layer: 'GELU', 'ReLU' or 'SiLU'.
@@ -100,11 +153,11 @@ class DCNv3(nn.Module):
     def __init__(
         self,
         channels: int = 64,
-        kernel_size: int = 3,
-        dw_kernel_size: int | None = None,
-        stride: int = 1,
-        pad: int = 1,
-        dilation: int = 1,
+        kernel_size: Pair = 3,
+        dw_kernel_size: Pair | None = None,
+        stride: Pair = 1,
+        pad: Pair = 1,
+        dilation: Pair = 1,
         group: int = 4,
         offset_scale: float = 1.0,
         act_layer: str = 'GELU',
@@ -113,41 +166,49 @@ class DCNv3(nn.Module):
         remove_center: bool = False,
     ):
         super().__init__()
-        if group < 1 or channels % group:
-            raise ValueError(f'DCNv3: channels must be divisible by group, got {channels} and {group}')
-        if remove_center and (kernel_size % 2 == 0 or kernel_size == 1):
-            raise ValueError(f'DCNv3: remove_center needs an odd kernel_size larger than 1, got {kernel_size}')
-        dw_kernel_size = kernel_size if dw_kernel_size is None else dw_kernel_size
-        reach = dilation * (kernel_size - 1)
-        # Both windows then have the same middle and, for the same parity, the same number of output pixels.
-        dw_pad = pad - reach // 2 + (dw_kernel_size - 1) // 2
-        if dw_pad < 0 or (dw_kernel_size - 1 - reach) % 2:
-            raise ValueError(
-                'DCNv3: the depthwise convolution cannot be aligned with the sampling window: dw_kernel_size - 1 and '
-                'dilation * (kernel_size - 1) must both be even or both odd, and pad at least '
-                'dilation * (kernel_size - 1) // 2 - (dw_kernel_size - 1) // 2; got '
-                f'dw_kernel_size {dw_kernel_size}, kernel_size {kernel_size}, dilation {dilation}, pad {pad}'
-            )
-        if center_feature_scale and 2 * pad != reach:
-            raise ValueError(
-                'DCNv3: center_feature_scale needs pad = dilation * (kernel_size - 1) / 2, '
-                f'got pad {pad}, dilation {dilation}, kernel_size {kernel_size}'
-            )
+        channels = int_of('DCNv3', 'channels', channels, least=1)
+        group = int_of('DCNv3', 'group', group, least=1)
+        kernel = pair_of('DCNv3', 'kernel_size', kernel_size, least=1)
+        dw_kernel = kernel if dw_kernel_size is None else pair_of('DCNv3', 'dw_kernel_size', dw_kernel_size, least=1)
+        stride = pair_of('DCNv3', 'stride', stride, least=1)
+        pad = pair_of('DCNv3', 'pad', pad, least=0)
+        dilation = pair_of('DCNv3', 'dilation', dilation, least=1)
+        check_finite('DCNv3', 'offset_scale', offset_scale)
         self.channels = channels
-        self.kernel_size = kernel_size
-        self.dw_kernel_size = dw_kernel_size
-        self.stride = stride
-        self.pad = pad
-        self.dilation = dilation
+        self.kernel_size = _one_if_equal(kernel)
+        self.dw_kernel_size = _one_if_equal(dw_kernel)
+        self.stride = _one_if_equal(stride)
+        self.pad = _one_if_equal(pad)
+        self.dilation = _one_if_equal(dilation)
         self.group = group
         self.group_channels = channels // group
         self.offset_scale = offset_scale
         self.center_feature_scale = center_feature_scale
         self.remove_center = remove_center
 
-        points = kernel_size * kernel_size - int(remove_center)
+        if channels % group:
+            raise ValueError(f'DCNv3: channels must be divisible by group, got {channels} and {group}')
+        if remove_center and (kernel[0] % 2 == 0 or kernel[1] % 2 == 0 or kernel == (1, 1)):
+            raise ValueError(f'DCNv3: remove_center needs an odd kernel_size larger than 1, got {self.kernel_size}')
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        # Both windows then have the same middle and, for the same parity, the same number of output pixels.
+        dw_pad = tuple(p - r // 2 + (k - 1) // 2 for p, r, k in zip(pad, reach, dw_kernel, strict=True))
+        if min(dw_pad) < 0 or any((k - 1 - r) % 2 for k, r in zip(dw_kernel, reach, strict=True)):
+            raise ValueError(
+                'DCNv3: the depthwise convolution cannot be aligned with the sampling window: dw_kernel_size - 1 and '
+                'dilation * (kernel_size - 1) must both be even or both odd, and pad at least '
+                'dilation * (kernel_size - 1) // 2 - (dw_kernel_size - 1) // 2; got dw_kernel_size '
+                f'{self.dw_kernel_size}, kernel_size {self.kernel_size}, dilation {self.dilation}, pad {self.pad}'
+            )
+        if center_feature_scale and [2 * p for p in pad] != reach:
+            raise ValueError(
+                'DCNv3: center_feature_scale needs pad = dilation * (kernel_size - 1) / 2, '
+                f'got pad {self.pad}, dilation {self.dilation}, kernel_size {self.kernel_size}'
+            )
+
+        points = kernel[0] * kernel[1] - int(remove_center)
         self.dw_conv = nn.Sequential(
-            nn.Conv2d(channels, channels, dw_kernel_size, stride, dw_pad, groups=channels),
+            nn.Conv2d(channels, channels, dw_kernel, stride, dw_pad, groups=channels),
             build_norm_layer(channels, norm_layer, 'channels_first', 'channels_last'),
             build_act_layer(act_layer),
         )
@@ -170,6 +231,11 @@ class DCNv3(nn.Module):
         if self.center_feature_scale:
             nn.init.zeros_(self.center_feature_scale_proj_weight)
             nn.init.zeros_(self.center_feature_scale_proj_bias)
+
+    def __prepare_scriptable__(self):
+        raise NotImplementedError(
+            'DCNv3: torch.jit.script does not take this layer; use torch.compile, torch.export or torch.jit.trace'
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() != 4 or input.shape[-1] != self.channels:
@@ -197,27 +263,18 @@ class DCNv3(nn.Module):
                 local, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias
             ).sigmoid()
             scale = scale.repeat_interleave(self.group_channels, dim=-1)
-            x = torch.lerp(x, value[:, :: self.stride, :: self.stride].to(x.dtype), scale.to(x.dtype))
+            stride_h, stride_w = pair_of('DCNv3', 'stride', self.stride, least=1)
+            x = torch.lerp(x, value[:, ::stride_h, ::stride_w].to(x.dtype), scale.to(x.dtype))
         return self.output_proj(x)
 
     def _local_features(self, input: Tensor) -> Tensor:
         """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""
-        if only_the_result_counts() and is_eager_on_cpu(input) and self._can_fuse_local_features():
+        if is_eager_on_cpu(input) and only_the_result_counts() and _can_join(self.dw_conv, input):
             conv, (_, norm), _ = self.dw_conv
             return torch.ops.ops_dcnv3.depthwise_norm_gelu(
                 input, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, conv.stride, conv.padding
             )
         return self.dw_conv(input.permute(0, 3, 1, 2))
-
-    def _can_fuse_local_features(self) -> bool:
-        """Whether `dw_conv` is as built with 'LN' and 'GELU', and nobody watches its inner results."""
-        modules = tuple(self.dw_conv.modules())
-        return (
-            len(modules) == len(_FUSED)
-            and all(map(_is_plain, modules, _FUSED))
-            and modules[-1].approximate == 'none'
-            and not nn.modules.module._has_any_global_hook()
-        )
 
     def extra_repr(self) -> str:
         return (

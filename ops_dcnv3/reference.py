@@ -181,7 +181,8 @@ def roi_pool(
     return output.permute(0, 2, 3, 1).reshape(-1, classes * depth, bins_h, bins_w).to(dtype)
 
 
-# The most samples of a bin along an axis, but for images larger than that: a huge box must not take for ever.
+# The most samples of a bin along an axis: neither a number that is asked for nor a huge box may take for ever. Only an
+# image larger than that has more, for boxes as large.
 MOST_SAMPLES = 1024
 
 

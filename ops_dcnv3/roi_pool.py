@@ -4,7 +4,17 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import Pair, autocast_dtype, check_finite, check_tensors, compiled_devices, pair_of, warn_of_reference
+from .checks import (
+    Pair,
+    autocast_dtype,
+    check_finite,
+    check_tensors,
+    compiled_devices,
+    int_of,
+    pair_of,
+    warn_of_reference,
+)
+from .derivatives import differentiable
 
 
 def deform_roi_pool(
@@ -44,7 +54,8 @@ def deform_roi_pool(
             height of the RoI.
         output_size (int or (int, int)): bins, (height, width).
         spatial_scale (float): pixels of ``input`` per image pixel, larger than 0.
-        sampling_ratio (int): samples of a bin along each axis; 0 for adaptive, that is, its size in pixels, rounded up.
+        sampling_ratio (int): samples of a bin along each axis, at most 1024; 0 for adaptive, that is, its size in
+            pixels, rounded up.
         gamma (float): multiplies the offsets.
         mask (Tensor[K, height, width], optional): the modulation of each bin.
 
@@ -127,7 +138,7 @@ def _roi_pool(
         raise TypeError(f'{name}: all tensors but rois must have one dtype, got {received}')
     arguments = tensors['input'], rois, tensors.get('offset'), tensors.get('mask'), *options
     if input.device.type in _COMPILED_DEVICES:
-        return torch.ops.ops_dcnv3.roi_pool(*arguments)
+        return _compiled(*arguments)
     warn_of_reference(name, input.device.type, stacklevel=4)
     return reference.roi_pool(*arguments)
 
@@ -144,8 +155,7 @@ def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamm
     check_finite(name, 'gamma', gamma)
     if spatial_scale <= 0:
         raise ValueError(f'{name}: spatial_scale must be larger than 0, got {spatial_scale!r}')
-    if isinstance(sampling_ratio, bool) or not isinstance(sampling_ratio, int) or sampling_ratio < 0:
-        raise ValueError(f'{name}: sampling_ratio must be an int, at least 0, got {sampling_ratio!r}')
+    sampling_ratio = int_of(name, 'sampling_ratio', sampling_ratio, least=0, most=reference.MOST_SAMPLES)
 
     if input.dim() != 4 or min(input.shape[1:]) < 1:
         raise ValueError(f'{name}: input must be (N, C, H, W), C, H and W at least 1, got shape {tuple(input.shape)}')
@@ -186,16 +196,15 @@ def _(grad_output, input, rois, offset, mask, *options_and_output_mask):
     return tuple(input.new_empty(tensor.shape if want else (0,)) for tensor, want in gradients)
 
 
-def _setup_context(ctx, inputs, output):
-    input, rois, offset, mask, *ctx.options = inputs
-    ctx.save_for_backward(input, rois, offset, mask)
+def _join_images(tensors, batches):
+    """For torch.func.vmap: of the images of all batches, the index that each RoI then means."""
+    input, rois, *others = tensors
+    images = input.shape[0] // batches
+    rois = rois.to(torch.promote_types(rois.dtype, torch.float32))
+    index, box = rois.unflatten(0, (batches, rois.shape[0] // batches)).split((1, 4), dim=-1)
+    first = images * torch.arange(batches, device=rois.device)[:, None, None]
+    index = torch.where((index >= 0) & (index < images), index + first, -1)  # -1 is out of range, as it has been
+    return input, torch.cat([index, box], dim=-1).flatten(0, 1), *others
 
 
-def _backward(ctx, grad_output):
-    wanted = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
-    gradients = torch.ops.ops_dcnv3.roi_pool_backward(grad_output, *ctx.saved_tensors, *ctx.options, wanted)
-    input, offset, mask = (g if want else None for g, want in zip(gradients, wanted, strict=True))
-    return input, None, offset, mask, *([None] * len(ctx.options))
-
-
-torch.library.register_autograd('ops_dcnv3::roi_pool', _backward, setup_context=_setup_context)
+_compiled = differentiable('roi_pool', reference.roi_pool, tensors=4, by=(0, 2, 3), join=_join_images)

@@ -59,6 +59,10 @@ def test_openmmlab_stands_on_the_other_two():
         assert top_level(modules(path, everywhere=True)) <= CORE | WITH_OPENMMLAB | OPTIONAL, path
 
 
+def test_the_official_module_is_another_name_of_ours():
+    assert {name.split('.')[0] for name in modules(ROOT / 'DCNv3.py', everywhere=True)} == {'ops_dcnv3'}
+
+
 def test_internimage_takes_only_public_names_of_the_operators():
     public = {f'ops_dcnv3.{name}' for name in _public_names()}
     for path in (ROOT / 'internimage').rglob('*.py'):

@@ -12,7 +12,12 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook'),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # What starts from a checkpoint, and checks: internimage/openmmlab/engine.
+    fine_tune=dict(type='FineTuneHook'),
+    resume=dict(type='ResumeHook'),
+    batch_of_one=dict(type='BatchOfOneHook'),
+    no_detection=dict(type='NoDetectionHook'))
 
 log_level = 'INFO'
 load_from = None

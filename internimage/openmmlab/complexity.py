@@ -4,6 +4,7 @@ A two-stage detector's RoI heads are counted on 1000 proposals, mask heads on 10
 selection and NMS are left out. Segmentors: without auxiliary heads.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from unittest.mock import patch
 
@@ -31,11 +32,19 @@ def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
     Raises:
         ValueError: the shape is not one, or the model cannot be run without data.
     """
-    optimizer = cfg.get('optim_wrapper', {}).get('optimizer')
 
     def build() -> nn.Module:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-            return revert_sync_batchnorm(MODELS.build(cfg.model))
+            return MODELS.build(cfg.model)
+
+    return count_model(build, shape, cfg.get('optim_wrapper', {}).get('optimizer'))
+
+
+def count_model(build: Callable[[], nn.Module], shape: tuple[int, int], optimizer: dict | None = None) -> Complexity:
+    """:func:`internimage.analysis.count` of a model with parts of mmcv, mmdet or mmseg.
+
+    `optimizer` is that of a config's ``optim_wrapper``.
+    """
 
     def build_optimizer(parameters):
         return OPTIMIZERS.build({**optimizer, 'params': parameters})
@@ -43,7 +52,7 @@ def count_config(cfg: Config, shape: tuple[int, int]) -> Complexity:
     with ExitStack() as stack:
         for target, name, substitute in _SUBSTITUTES:
             stack.enter_context(patch.object(target, name, substitute))
-        return count(build, shape, build_optimizer if optimizer else None, forward)
+        return count(lambda: revert_sync_batchnorm(build()), shape, build_optimizer if optimizer else None, forward)
 
 
 def forward(model: nn.Module, image: Tensor):

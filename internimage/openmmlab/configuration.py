@@ -1,11 +1,122 @@
-"""Reading configs: walking through them, and `classes`, which sets everything that follows from it."""
+"""Reading configs: options of the command line, moving the data, `classes`, and walking through them."""
 
+import posixpath
+import re
 from collections.abc import Iterator
+from difflib import get_close_matches
+from os.path import expanduser
+from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
+
+from .cfg_options import ConfigError, merge_options
 
 # How OpenMMLab's heads call the number of classes.
 CLASS_COUNTS = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
+SPLITS = ('train', 'val', 'test')
+# The fields of data sets and evaluators that hold paths to read from, and those that look alike and are written to.
+PATH_FIELD = re.compile(r'(?!out).*(?:^|_)(?:root|files?|prefix|paths?|dir|folder)')
+ABSOLUTE = re.compile(r'/|[A-Za-z]:|.*://')
+
+
+def load_config(path: str, options: dict | None = None, launcher: str = 'none', work_dir: str | None = None) -> Config:
+    """The config file with the command line's options in it: keys and values as `merge_options` takes them.
+
+    `data_root` moves all data, see `move_data`. `work_dir`: given, else the config's, else by the config's name.
+
+    Raises:
+        ConfigError: the file is missing or no config, or an option is none.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f'config {path} does not exist{_neighbours(Path(path))}')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is Python, and raises whatever Python does
+        raise ConfigError(f'config {path}: {type(error).__name__}: {error}') from error
+    options = dict(options or {})
+    try:
+        if 'launcher' in options:
+            raise ConfigError('launcher is an option of its own: --launcher')
+        if 'data_root' in options and 'data_root' in cfg:
+            if not isinstance(options['data_root'], (str, int)):  # a folder may be called 2017
+                raise ConfigError(f'data_root must be one folder, got {options["data_root"]!r}')
+            options['data_root'] = str(options['data_root'])
+            move_data(cfg, options['data_root'])
+        merge_options(cfg, options)
+        if any(key.removeprefix('+').startswith('custom_imports') for key in options) and cfg.custom_imports:
+            import_modules_from_strings(**cfg.custom_imports)
+        apply_classes(cfg)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f'config {path}: {error}') from error
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
+    return cfg
+
+
+def move_data(cfg: Config, new: str) -> None:
+    """Moves every path of the data sets and evaluators that is the config's `data_root`, or lies below it, to `new`.
+
+    Nothing else of the config moves. Below the current folder ('' or '.') is every relative path, but for those that a
+    data set with a `data_root` of its own states relative to that.
+
+    Raises:
+        ConfigError: no path is.
+    """
+    old, moved = cfg.data_root or '', 0
+
+    def move(value, joined: bool):
+        nonlocal moved
+        if isinstance(value, dict):
+            return type(value)({key: move(child, joined) for key, child in value.items()})
+        if isinstance(value, (list, tuple)):
+            return type(value)(move(child, joined) for child in value)
+        below = _below(value, old) if isinstance(value, str) and value and not joined else None
+        moved += below is not None
+        return value if below is None else posixpath.join(new, below) if below else new
+
+    def walk(node) -> None:
+        if isinstance(node, (list, tuple)):
+            for child in node:
+                walk(child)
+        elif isinstance(node, dict):
+            joined = node.get('data_root') is not None  # by the data set, to the paths beside it
+            for key, value in node.items():
+                if key == 'data_root':
+                    node[key] = move('.' if value == '' and _path(old) == '.' else value, False)
+                elif PATH_FIELD.fullmatch(key):
+                    node[key] = move(value, joined and _path(old) == '.')
+                elif key != 'pipeline' or _path(old) != '.':
+                    walk(value)
+
+    for split in SPLITS:
+        walk((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
+        walk(cfg.get(f'{split}_evaluator'))
+    if not moved:
+        raise ConfigError(f'no data set and no evaluator reads from data_root {old!r}: set the paths themselves')
+
+
+def _below(path: str, root: str) -> str | None:
+    """`path` relative to the folder `root`: '' for the folder itself, None where it is not below."""
+    path, root, slash = _path(path), _path(root), '/' if path.endswith(('/', '\\')) else ''
+    if path == root:
+        return ''
+    if root == '.':
+        return None if ABSOLUTE.match(path) or path == '..' or path.startswith('../') else path + slash
+    root = root.rstrip('/') + '/'
+    return path.removeprefix(root) + slash if path.startswith(root) else None
+
+
+def _path(text: str) -> str:
+    """A path in one way of writing: forward slashes, no './', no slash at the end; '.' for the current folder."""
+    return text.rstrip('/') if '://' in text else posixpath.normpath(expanduser(text.replace('\\', '/')))
+
+
+def _neighbours(path: Path) -> str:
+    """The files with names most like that of a config that does not exist: beside it, and in ./configs."""
+    names = {file.name: file for folder in (path.parent.glob('*.py'), Path('configs').rglob('*.py')) for file in folder}
+    alike = get_close_matches(path.name, names, n=2, cutoff=0.8)
+    return f': did you mean {" or ".join(str(names[name]) for name in alike)}?' if alike else ''
 
 
 def apply_classes(cfg: Config) -> None:
@@ -35,6 +146,12 @@ def apply_classes(cfg: Config) -> None:
             if len(metainfo.get('palette', classes)) != len(classes):
                 del metainfo['palette']  # mmdet and mmseg make one
             dataset['metainfo'] = metainfo
+
+
+def type_name(node: dict) -> str | None:
+    """The name of a config entry's `type`, without the scope before it; in pure Python configs `type` is the class."""
+    kind = node.get('type')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1] if kind is not None else None
 
 
 def dicts(node) -> Iterator[dict]:

@@ -23,10 +23,10 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..checkpoint import dataset_meta, load_checkpoint_strict
+from ..checkpoint import check_finite, dataset_meta, load_checkpoint_strict
 from .configuration import apply_classes, leaf_datasets
 from .drawing import draw_sample, mask_array, with_palette
-from .engine import take_any_dtype
+from .engine import check_classes, dataset_classes, take_any_dtype
 from .images import ImageError, read_image, write_image
 from .large_images import run_length, save_memory
 
@@ -48,7 +48,7 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
     mmengine's registries in other threads must not run meanwhile.
 
     Raises:
-        CheckpointError: the file is missing, not a checkpoint, or of another model.
+        CheckpointError: the file is missing, not a checkpoint, of another model or other classes, or not finite.
     """
     with _BUILDING:
         cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
@@ -59,7 +59,11 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
         steps = [step for step in dataset.pipeline[1:] if not _name(step['type']).startswith('Load')]
         load = dict(type=LoadImageFromNDArray, to_float32=dataset.pipeline[0].get('to_float32', False))
         model.pipeline = Compose([load, *steps])
-    meta = dataset_meta(load_checkpoint_strict(model, checkpoint), checkpoint)
+        classes = dataset_classes(cfg, 'test', stated=True)
+    content = load_checkpoint_strict(model, checkpoint)
+    check_finite(content['state_dict'], checkpoint)
+    check_classes(classes, content, checkpoint)
+    meta = dataset_meta(content, checkpoint)
     if 'classes' not in meta:
         with _building(cfg):
             meta = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True}).metainfo

@@ -1,10 +1,17 @@
-// depthwise_norm_gelu as a composition, for devices without a kernel of their own for it.
+// depthwise_norm_gelu as a composition, for devices without a kernel of their own for it, and for derivatives.
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <torch/library.h>
 
+#include <initializer_list>
+#include <optional>
+
 namespace ops_dcnv3 {
+
+bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors);  // library.cpp
+
 namespace {
 
 at::Tensor depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
@@ -19,7 +26,22 @@ at::Tensor depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& weight
       at::layer_norm(output.permute({0, 2, 3, 1}), {channels}, as_input(norm_weight), as_input(norm_bias), eps));
 }
 
+at::Tensor differentiable_depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& weight,
+                                              const std::optional<at::Tensor>& bias, const at::Tensor& norm_weight,
+                                              const at::Tensor& norm_bias, double eps, at::IntArrayRef stride,
+                                              at::IntArrayRef padding) {
+  if (is_differentiated({input, weight, bias, norm_weight, norm_bias})) {
+    return depthwise_norm_gelu(input, weight, bias, norm_weight, norm_bias, eps, stride, padding);
+  }
+  static const auto of_device = c10::Dispatcher::singleton()
+                                    .findSchemaOrThrow("ops_dcnv3::depthwise_norm_gelu", "")
+                                    .typed<decltype(depthwise_norm_gelu)>();
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return of_device.call(input, weight, bias, norm_weight, norm_bias, eps, stride, padding);
+}
+
 TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("depthwise_norm_gelu", depthwise_norm_gelu); }
+TORCH_LIBRARY_IMPL(ops_dcnv3, Autograd, m) { m.impl("depthwise_norm_gelu", differentiable_depthwise_norm_gelu); }
 
 }  // namespace
 }  // namespace ops_dcnv3

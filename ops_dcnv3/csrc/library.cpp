@@ -1,7 +1,13 @@
 // Operator schemas, the only place where they stand. Kernels are registered in cpu/ and cuda/; fake kernels and autograd
 // in Python, beside the functions that users call.
 #include <Python.h>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/library.h>
+
+#include <initializer_list>
+#include <optional>
 
 TORCH_LIBRARY(ops_dcnv3, m) {
   m.def(
@@ -13,11 +19,11 @@ TORCH_LIBRARY(ops_dcnv3, m) {
       "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool softmax, "
       "bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
-  // gelu(layer_norm(depthwise convolution of (N, H, W, C))), without a gradient: for inference. One pass on the CPU.
+  // gelu(layer_norm(depthwise convolution of (N, H, W, C))). For inference: one pass on the CPU, where not differentiated.
   m.def(
       "depthwise_norm_gelu(Tensor input, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, float eps, "
       "int[2] stride, int[2] padding) -> Tensor");
-  // A linear layer without a gradient, for inference; under autocast in its dtype.
+  // A linear layer, for inference; under autocast in its dtype.
   m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   // Every kind of RoI pooling. offset (rois, 2 * classes, bins_h, bins_w); without it there is one class.
   m.def(
@@ -31,6 +37,19 @@ TORCH_LIBRARY(ops_dcnv3, m) {
   // The instruction set that the CPU kernels take on this machine, for tensors of many channels.
   m.def("cpu_capability() -> str");
 }
+
+namespace ops_dcnv3 {
+
+// Is an operation on these tensors to be differentiated, in either mode? For operators that are composed of PyTorch's then.
+bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors) {
+  for (const auto& tensor : tensors) {
+    if (!tensor || !tensor->defined()) continue;
+    if ((at::GradMode::is_enabled() && tensor->requires_grad()) || tensor->_fw_grad(0).defined()) return true;
+  }
+  return false;
+}
+
+}  // namespace ops_dcnv3
 
 // An empty Python module: importing it loads this library, which registers the operators.
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {

@@ -1,4 +1,4 @@
-// linear, without a gradient: a product of oneDNN where that is faster, PyTorch's own everywhere else.
+// linear: a product of oneDNN where that is faster, PyTorch's own everywhere else and where it is differentiated.
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/List.h>
@@ -6,10 +6,14 @@
 #include <ATen/ops/linear.h>
 #include <torch/library.h>
 
+#include <initializer_list>
 #include <optional>
 #include <string_view>
 
 namespace ops_dcnv3 {
+
+bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors);  // library.cpp
+
 namespace {
 
 using at::Tensor;
@@ -55,7 +59,16 @@ Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Ten
   return product->call(input.to(dtype), weight.to(dtype), bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
+Tensor differentiable_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  if (is_differentiated({input, weight, bias})) return at::linear(input, weight, bias);
+  static const auto of_device =
+      c10::Dispatcher::singleton().findSchemaOrThrow("ops_dcnv3::linear", "").typed<decltype(linear)>();
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return of_device.call(input, weight, bias);
+}
+
 TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("linear", linear); }
+TORCH_LIBRARY_IMPL(ops_dcnv3, Autograd, m) { m.impl("linear", differentiable_linear); }
 
 }  // namespace
 }  // namespace ops_dcnv3

@@ -55,7 +55,8 @@ OPS_DCNV3_INLINE T value_outside(const BinSamples<T>& y, const BinSamples<T>& x)
   return y.start != y.start ? y.start : x.start != x.start ? x.start : T(0);
 }
 
-// The most samples of a bin along an axis, but for images larger than that: a huge box must not take for ever.
+// The most samples of a bin along an axis: neither a number that is asked for nor a huge box may take for ever. Only an image
+// larger than that has more, for boxes as large.
 constexpr int64_t kMostSamples = 1024;
 
 // Bin `index` of `bins` between two corners of a box, along an axis of `size` pixels. Operation for operation what RoIAlign

@@ -26,7 +26,8 @@ inline RoiPoolParams make_roi_pool_params(const at::Tensor& input, const at::Ten
               rois.scalar_type());
   TORCH_CHECK(output_size.size() == 2 && output_size[0] > 0 && output_size[1] > 0,
               "roi_pool: output_size must be a pair of positive numbers, got ", output_size);
-  TORCH_CHECK(sampling_ratio >= 0, "roi_pool: sampling_ratio must not be negative, got ", sampling_ratio);
+  TORCH_CHECK(sampling_ratio >= 0 && sampling_ratio <= kMostSamples, "roi_pool: sampling_ratio must be from 0 to ",
+              kMostSamples, ", got ", sampling_ratio);
 
   RoiPoolParams p{};
   p.batch = input.size(0), p.height = input.size(2), p.width = input.size(3);

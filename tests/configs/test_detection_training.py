@@ -9,6 +9,7 @@ from test_roi_configs import slim
 from tiny_detection_data import SIZE, WRITERS, Scenes
 
 from internimage.openmmlab.configuration import dicts
+from internimage.openmmlab.tta import use_tta
 
 NAMES = sorted(read_entries('official_detection.json.gz'))
 METRICS = dict(
@@ -67,7 +68,7 @@ def runner_of(tmp_path, monkeypatch, data_sets):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on tensors this small threads wait for each other more than they work
 
-    def build(name, **changes):
+    def build(name, tta=False, **changes):
         folder = name.split('/')[0]
         root = data_sets[folder]
         cfg = Config.fromfile(ROOT / f'configs/{name}.py')
@@ -96,6 +97,8 @@ def runner_of(tmp_path, monkeypatch, data_sets):
         length = dict(max_epochs=1) if 'max_epochs' in cfg.train_cfg else dict(max_iters=1)
         cfg.train_cfg.update(val_interval=1, **length)
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1, save_last=False)
+        if tta:
+            use_tta(cfg)
         torch.manual_seed(0)
         return Runner.from_cfg(cfg)
 
@@ -120,6 +123,20 @@ def test_trains_a_step_and_evaluates(name, runner_of):
     assert {'backbone', 'neck'} < changed
     found = runner.message_hub.get_scalar('val/' + METRICS[name.split('/')[0]]).current()
     assert 0 <= found <= 1
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'coco/dino_4scale_internimage_t_1x_coco_layer_wise_lr',
+        'coco/faster_rcnn_internimage_t_fpn_1x_coco',
+        'crowd_human/cascade_internimage_xl_fpn_3x_crowd_human',
+    ],
+)
+def test_augmentation_at_test_time(name, runner_of):
+    runner = runner_of(name, tta=True)
+    runner.model.module.init_weights()
+    assert 0 <= runner.test()[METRICS[name.split('/')[0]]] <= 1
 
 
 def test_the_test_split_of_voc12(runner_of):

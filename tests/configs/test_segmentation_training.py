@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 
 from internimage.openmmlab.configuration import leaf_datasets
+from internimage.openmmlab.tta import use_tta
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ('ade20k', 'cityscapes', 'coco_stuff10k', 'coco_stuff164k', 'mapillary', 'nyu_depth_v2', 'pascal_context')
@@ -215,6 +216,9 @@ def test_trains_and_evaluates(path, data, tmp_path, monkeypatch):
         resizes = cfg.tta_pipeline[1].transforms[0]
         for index, resize in enumerate(resizes):
             resize.scale = (64 + 16 * index, 48 + 12 * index)
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.model = dict(cfg.tta_model, module=cfg.model)
-        assert 0 <= Runner.from_cfg(cfg).test()['mIoU'] <= 100
+    else:  # half of the images' size leaves the last stage a single position, too few for GroupNorm
+        for transform in cfg.test_dataloader.dataset.pipeline:
+            if 'scale' in transform:
+                transform.scale = (128, 96)
+    use_tta(cfg)
+    assert 0 <= Runner.from_cfg(cfg).test()['mIoU'] <= 100

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from internimage import VARIANTS, InternImage, build_variant
 from internimage.checkpoint import CheckpointError, backbone_weights
@@ -77,6 +78,16 @@ class TestOptions:
         assert all(f.is_contiguous() for f in features)
         sum(f.square().mean() for f in features).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+    @pytest.mark.parametrize('training', [False, True])
+    @pytest.mark.parametrize('options', [TINY, EVERYTHING, dict(TINY, layer_scale=1.0, post_norm=True)])
+    def test_flops_are_counted_with_and_without_gradients(self, options, training):
+        model, counts = InternImage(**options).train(training), []
+        for context in (torch.enable_grad, torch.no_grad):
+            with FlopCounterMode(display=False) as counter, context():
+                model(torch.randn(2, 3, 64, 96))
+            counts.append(counter.get_total_flops())
+        assert counts[0] == counts[1] > 0
 
     def test_checkpointing_changes_nothing(self):
         plain, checkpointed = InternImage(**TINY), InternImage(**TINY, with_cp=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_models import detector, names, save_checkpoint, segmentor
 
-from internimage import large_images
+from internimage.openmmlab import large_images
 from internimage.openmmlab.drawing import draw_instances, with_palette
 from internimage.openmmlab.inference import ImageError, describe, draw, load_model, predict, read_image
 

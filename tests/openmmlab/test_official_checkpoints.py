@@ -27,7 +27,7 @@ from internimage.checkpoint import (
 from internimage.openmmlab.checkpoint import build_on_meta, class_layers
 from internimage.openmmlab.inference import load_model
 
-DATA = Path(__file__).parent / 'data' / 'official_checkpoints.json.gz'
+DATA = Path(__file__).resolve().parents[1] / 'data' / 'official_checkpoints.json.gz'
 # Of the small official models of the fixtures: the `model` of the config, and name and shape of every weight.
 OFFICIAL = json.loads(gzip.decompress(DATA.read_bytes()))
 CLASSES = tuple(f'class {index}' for index in range(9))

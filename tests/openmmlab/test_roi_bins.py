@@ -8,8 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from internimage.analysis import draw_roi_bins, roi_bins
 from internimage.openmmlab.inference import load_model
+from internimage.openmmlab.roi_bins import draw_roi_bins, roi_bins
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ['faster_rcnn_internimage_small_dpool', 'faster_rcnn_internimage_small_mdpool', 'deform_rfcn_internimage_small']

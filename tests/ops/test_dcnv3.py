@@ -276,6 +276,13 @@ class TestAgainstReference:
         as_ints = {key: value[0] if isinstance(value, tuple) else value for key, value in options.items()}
         assert_same(run(dcnv3, tensors, as_ints), run(dcnv3, tensors, options), 0)
 
+    def test_numbers_of_numpy(self, device):
+        tensors, options = make_inputs(device=device)
+        numbers = {key: tuple(map(np.int64, value)) for key, value in options.items() if isinstance(value, tuple)}
+        numbers = options | numbers
+        numbers |= dict(groups=np.int32(options['groups']), offset_scale=np.float32(options['offset_scale']))
+        assert_same(run(dcnv3, tensors, numbers), run(dcnv3, tensors, options), 0)
+
     def test_only_the_gradients_that_are_asked_for(self, device):
         tensors, options = make_inputs(device=device)
         everything = run(dcnv3, tensors, options)[1:]
@@ -480,6 +487,10 @@ class TestErrors:
             (dict(groups=2), ValueError, r'divisible by groups, got 15 and 2'),
             (dict(groups=0), ValueError, r'groups must be a positive int, got 0'),
             (dict(groups=1.5), ValueError, r'groups must be a positive int, got 1.5'),
+            (dict(groups=True), ValueError, r'groups must be a positive int, got True'),
+            (dict(stride=(1, True)), ValueError, r'stride must be .* got \(1, True\)'),
+            (dict(padding=2**62, dilation=2**62), ValueError, r'padding must be at most 2147483647, got 46116860'),
+            (dict(offset_scale=True), ValueError, r'offset_scale must be a finite number, got True'),
             (dict(kernel_size=(3, 3)), ValueError, r'offset must be .* = \(2, 4, 6, 54\).* got \(2, 4, 8, 36\)'),
             (dict(kernel_size=0), ValueError, r'kernel_size must be .* at least 1, got 0'),
             (dict(kernel_size=(3, 2, 1)), ValueError, r'kernel_size must be .*got \(3, 2, 1\)'),

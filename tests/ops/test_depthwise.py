@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from profiled import operators
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -156,6 +157,143 @@ def test_the_layer_keeps_to_its_modules_where_the_joined_operator_is_not_the_sam
         assert JOINED in operators(layer, x)
         layer.dw_conv[2] = nn.GELU(approximate='tanh')
         assert JOINED not in operators(layer, x)
+
+
+def change(part, make):
+    """A change of the layer: another module in the place of the convolution, the norm or the activation."""
+
+    def apply(layer):
+        owner, position = {'conv': (layer.dw_conv, 0), 'norm': (layer.dw_conv[1], 1), 'act': (layer.dw_conv, 2)}[part]
+        owner[position] = make()
+
+    return apply
+
+
+def hook_in_place(layer):
+    layer.dw_conv[0].register_forward_hook(lambda module, inputs, output: output.mul_(2))
+
+
+class Weight(torch.Tensor):
+    pass
+
+
+def subclass_weight(layer):
+    layer.dw_conv[0].weight = nn.Parameter(layer.dw_conv[0].weight.detach().as_subclass(Weight))
+
+
+class LargerConv(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def conv(**options):
+    return lambda: nn.Conv2d(**{**dict(in_channels=8, out_channels=8, kernel_size=3, padding=1, groups=8), **options})
+
+
+CHANGES = {
+    **{f'padding_mode {m}': change('conv', conv(padding_mode=m)) for m in ('reflect', 'circular', 'replicate')},
+    'padding same': change('conv', conv(padding='same')),
+    'padding valid': change('conv', conv(kernel_size=1, padding='valid')),
+    'padding same, dilated': change('conv', conv(padding='same', dilation=2)),
+    'dilation': change('conv', conv(padding=2, dilation=2)),
+    'dilation of one axis': change('conv', conv(padding=(1, 2), dilation=(1, 2))),
+    'dense': change('conv', conv(groups=1)),
+    'some groups': change('conv', conv(groups=4)),
+    'of a subclass': change('conv', lambda: LargerConv(8, 8, 3, padding=1, groups=8)),
+    'spectral norm': lambda layer: nn.utils.parametrizations.spectral_norm(layer.dw_conv[0].eval()),
+    'old spectral norm': lambda layer: nn.utils.spectral_norm(layer.dw_conv[0]).eval(),
+    'weight norm of the norm': lambda layer: nn.utils.parametrizations.weight_norm(layer.dw_conv[1][1], dim=None),
+    'pruned': lambda layer: nn.utils.prune.l1_unstructured(layer.dw_conv[0], 'weight', 0.5),
+    'a hook': hook_in_place,
+    'a weight of a subclass': subclass_weight,
+    'a forward of its own': lambda layer: setattr(layer.dw_conv[1][1], 'forward', torch.sin),
+    'norm without affine': change('norm', lambda: nn.LayerNorm(8, elementwise_affine=False)),
+    'norm without bias': change('norm', lambda: nn.LayerNorm(8, bias=False)),
+    'norm over columns too': change('norm', lambda: nn.LayerNorm((7, 8))),
+    'norm of another kind': change('norm', lambda: nn.RMSNorm(8)),
+    'no norm': change('norm', nn.Identity),
+    'GELU of tanh': change('act', lambda: nn.GELU(approximate='tanh')),
+    'no activation': change('act', nn.Identity),
+    'another nesting': lambda layer: setattr(layer, 'dw_conv', nn.Sequential(*layer.dw_conv[:1], *layer.dw_conv[1:])),
+    'deeper': lambda layer: setattr(layer, 'dw_conv', nn.Sequential(*layer.dw_conv, nn.Tanh())),
+}
+STAYS_JOINED = {
+    'no bias': change('conv', conv(bias=False)),
+    'another eps': change('norm', lambda: nn.LayerNorm(8, eps=0.3)),
+    'a larger kernel': change('conv', conv(kernel_size=(5, 3), padding=(2, 1))),
+    'frozen': lambda layer: layer.requires_grad_(False),
+    'channels_last': lambda layer: layer.to(memory_format=torch.channels_last),
+    'another nesting': CHANGES.pop('another nesting'),
+}
+
+
+@pytest.mark.parametrize('name', [*CHANGES, *STAYS_JOINED])
+def test_the_layer_after_surgery_gives_the_same_with_and_without_gradients(name):
+    torch.manual_seed(0)
+    layer, x = make_layer(channels=8, group=2), torch.randn(2, 5, 7, 8)
+    {**CHANGES, **STAYS_JOINED}[name](layer)
+    trained = layer(x).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), trained, rtol=1e-4, atol=1e-4)
+        assert (JOINED in operators(layer, x)) == (name in STAYS_JOINED)
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize(
+    'input, conv, norm',
+    [
+        (torch.float64, torch.float32, torch.float32),
+        (torch.float32, torch.float64, torch.float32),
+        (torch.float32, torch.float32, torch.float64),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.float64),
+        (torch.float32, torch.float32, torch.bfloat16),
+    ],
+)
+def test_dtypes_are_those_that_the_modules_take(input, conv, norm, autocast):
+    layer, x = make_layer(channels=8, group=2), torch.randn(2, 5, 7, 8, dtype=input)
+    layer.dw_conv[0].to(conv)
+    layer.dw_conv[1].to(norm)
+
+    def local(context):
+        with context(), torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            features = x.bfloat16() if autocast and input == torch.float32 else x
+            try:
+                return layer._local_features(features).float()
+            except (RuntimeError, TypeError) as error:
+                return str(error)
+
+    trained, result = local(torch.enable_grad), local(torch.no_grad)
+    if isinstance(trained, str):
+        assert result == trained
+    else:
+        torch.testing.assert_close(result, trained.detach(), rtol=0.05, atol=0.05)
+
+
+def test_parameters_elsewhere_are_refused_as_by_the_modules():
+    layer, x = make_layer(channels=8, group=2), torch.randn(2, 5, 7, 8)
+    layer.dw_conv[1].to('meta')
+    errors = []
+    for context in (torch.enable_grad, torch.no_grad):
+        with context(), pytest.raises(Exception) as error:
+            layer(x)
+        errors.append((error.type, str(error.value)))
+    assert errors[0] == errors[1]
+
+
+def test_a_function_mode_sees_the_steps():
+    seen = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(getattr(function, '__name__', ''))
+            return function(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Watch():
+        make_layer(channels=8, group=2)(torch.randn(1, 4, 5, 8))
+    assert {'conv2d', 'layer_norm', 'gelu', 'linear'} <= set(seen)
 
 
 def test_counted_operations_are_those_of_the_modules():

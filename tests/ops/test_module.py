@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,3 +125,58 @@ def test_only_the_public_operator_is_behind_the_layer(device):
         dcnv3(layer.input_proj(x), layer.offset(local), mask, groups=2, offset_scale=1.5)
     )  # fmt: skip
     torch.testing.assert_close(layer(x), by_hand)
+
+
+def test_numbers_of_numpy():
+    torch.manual_seed(0)
+    layer = DCNv3(
+        channels=np.int64(8), kernel_size=np.int32(3), dw_kernel_size=np.uint8(5), stride=np.int16(2), pad=np.int64(1),
+        dilation=np.int64(1), group=np.int64(2), offset_scale=np.float32(1.5), center_feature_scale=True,
+    )  # fmt: skip
+    plain = DCNv3(8, 3, 5, 2, 1, 1, 2, 1.5, center_feature_scale=True)
+    plain.load_state_dict(layer.state_dict())
+    assert all(type(getattr(layer, name)) is int for name in ('channels', 'kernel_size', 'stride', 'group'))
+    x = torch.randn(2, 6, 7, 8)
+    assert torch.equal(layer(x), plain(x))
+
+
+def test_windows_that_are_not_square(device):
+    """Each axis is that of a square layer: a map that is the same along one axis, away from the borders."""
+    torch.manual_seed(0)
+    square = DCNv3(8, (3, 3), group=2)
+    assert square.kernel_size == 3 and square.dw_kernel_size == 3
+    layer = DCNv3(8, (3, 5), pad=(1, 2), stride=(1, 2), group=2).to(device)
+    assert layer.kernel_size == (3, 5) and layer.dw_conv[0].weight.shape == (8, 1, 3, 5)
+    x = torch.randn(2, 6, 9, 8, device=device)
+    output = layer(x)
+    assert output.shape == (2, 6, 5, 8)
+    mean = F.avg_pool2d(layer.input_proj(x).permute(0, 3, 1, 2), (3, 5), (1, 2), (1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(output, layer.output_proj(mean), rtol=1e-5, atol=1e-6)
+    scaled = DCNv3(8, (1, 3), pad=(0, 1), stride=(2, 1), group=2, center_feature_scale=True).to(device)
+    assert scaled(x).shape == (2, 3, 9, 8)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(kernel_size=True), 'kernel_size must be an int or a pair of ints .* got True'),
+        (dict(kernel_size=3.0), 'kernel_size must be an int or a pair of ints .* got 3.0'),
+        (dict(kernel_size=(3, 3, 3)), r'kernel_size must be .* got \(3, 3, 3\)'),
+        (dict(kernel_size=torch.tensor(3)), r'kernel_size must be .* got tensor\(3\)'),
+        (dict(stride=np.bool_(True)), 'stride must be .* got np.True_'),
+        (dict(group=True), 'group must be a positive int, got True'),
+        (dict(group=4.0), 'group must be a positive int, got 4.0'),
+        (dict(channels='16'), "channels must be a positive int, got '16'"),
+        (dict(offset_scale=True), 'offset_scale must be a finite number, got True'),
+        (dict(offset_scale=float('nan')), 'offset_scale must be a finite number, got nan'),
+        (dict(pad=2**40), f'pad must be at most 2147483647, got {2**40}'),
+    ],
+)
+def test_numbers_that_are_none(options, message):
+    with pytest.raises(ValueError, match=message):
+        DCNv3(**{**dict(channels=16, group=4), **options})
+
+
+def test_scripting_is_refused():
+    with pytest.raises(NotImplementedError, match='torch.jit.script does not take this layer'):
+        torch.jit.script(DCNv3(channels=16, group=4))

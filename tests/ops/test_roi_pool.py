@@ -346,6 +346,16 @@ class TestAgainstReference:
             if key != 'rois':
                 assert results[key].shape == t.shape and not results[key].any()
 
+    @pytest.mark.parametrize('name', OPERATORS)
+    def test_numbers_of_numpy(self, name, device):
+        np = pytest.importorskip('numpy', reason='its numbers')
+        tensors, options = make_inputs(name, sampling_ratio=2, spatial_scale=0.5, gamma=0.25, device=device)
+        numbers = dict(output_size=(np.int64(3), np.int32(2)), sampling_ratio=np.int64(2))
+        numbers |= dict(spatial_scale=np.float32(0.5))
+        numbers |= dict(gamma=np.float64(0.25)) if 'gamma' in options else {}
+        expected = OPERATORS[name](**tensors, **options)
+        assert torch.equal(OPERATORS[name](**tensors, **numbers), expected)
+
     def test_an_int_is_a_pair(self, device):
         tensors, options = make_inputs(output_size=(3, 3), device=device)
         expected = deform_roi_pool(**tensors, **options)
@@ -419,11 +429,12 @@ class TestUnusualBoxes:
             assert result[1].isnan().all(), key
             assert torch.equal(result[others], without[key]), key
 
+    @pytest.mark.parametrize('sampling_ratio', [0, 1024])
     @pytest.mark.parametrize(
         'box', [(-1e30, -1e30, 1e30, 1e30), (-1e300, 0, 1e300, 9), (-1e9, -1e9, 2e9, 3e9)], ids=str
     )
-    def test_huge_ends_soon(self, name, box, device):
-        with_it, *_ = self.replaced(name, device, box)
+    def test_huge_ends_soon(self, name, box, sampling_ratio, device):
+        with_it, *_ = self.replaced(name, device, box, sampling_ratio=sampling_ratio)
         assert with_it['output'][1].isfinite().all() and with_it['input'].isfinite().all()
 
     def test_a_point_sampled_is_the_pixel(self, name, device):
@@ -579,6 +590,10 @@ class TestErrors:
             ),
             ('deform_ps_roi_pool', dict(gamma='1'), ValueError, r"gamma must be a finite number, got '1'"),
             ('deform_roi_pool', dict(sampling_ratio=-1), ValueError, r'sampling_ratio must be .* at least 0, got -1'),
+            ('deform_roi_pool', dict(sampling_ratio=10**9), ValueError, r'must be at most 1024, got 1000000000'),
+            ('ps_roi_pool', dict(sampling_ratio=1025), ValueError, r'sampling_ratio must be at most 1024, got 1025'),
+            ('ps_roi_pool', dict(sampling_ratio=True), ValueError, r'sampling_ratio must be an int.* got True'),
+            ('ps_roi_pool', dict(output_size=2**31), ValueError, r'output_size must be at most 2147483647'),
             ('ps_roi_pool', dict(sampling_ratio=1.5), ValueError, r'sampling_ratio must be an int.* got 1.5'),
             ('ps_roi_pool', dict(output_size=(3, 5)), ValueError, r'divisible by n \* height \* width = 15 .* got 24'),
             ('deform_roi_pool', dict(output_size=(2, 2)), ValueError, r'= \(6, 2, 2\).* got shape \(6, 3, 2\)'),
@@ -623,6 +638,8 @@ class TestErrors:
             broken[position] = broken[position][..., :-1]
             with pytest.raises(RuntimeError, match='must be'):
                 op(*broken)
+        with pytest.raises(RuntimeError, match='sampling_ratio must be from 0 to 1024, got 1000000000'):
+            op(*arguments[:6], 10**9, *arguments[7:])
         with pytest.raises(RuntimeError, match='positive multiple of 6, got 4'):
             op(arguments[0], arguments[1], None, None, *arguments[4:-1], True)
         grad_output = op(*arguments)

@@ -329,12 +329,15 @@ def test_test_writes_metrics_predictions_and_drawings(trained, outside, capfd):
     assert json.loads(json.dumps(pickled)) == records
 
 
-def test_test_time_augmentation_of_the_config(trained, data_root, outside, capfd, tmp_path_factory):
+def test_test_time_augmentation(trained, data_root, outside, capfd, tmp_path_factory):
     task, config, work = trained
-    line = fails(capfd, outside, 'test', config, work / 'epoch_1.pth', '--tta')
-    assert 'has no tta_model and tta_pipeline' in line
     if task == 'detector':
-        return  # mmdet merges boxes only, it has nothing for masks
+        line = fails(capfd, outside, 'test', config, work / 'epoch_1.pth', '--tta')
+        assert 'MaskRCNN predicts masks of instances, and mmdet merges only the boxes' in line
+        return
+    args = (work / 'epoch_1.pth', '--work-dir', outside / 'work', '--tta')
+    assert call('test', config, *args) == 0
+    assert 'mIoU:' in ''.join(capfd.readouterr())
     extra = """
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [dict(type='LoadImageFromFile'),
@@ -343,7 +346,7 @@ tta_pipeline = [dict(type='LoadImageFromFile'),
                     [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]
 """
     config = write_config(tmp_path_factory.mktemp('config'), task, data_root, extra)
-    assert call('test', config, work / 'epoch_1.pth', '--work-dir', outside / 'work', '--tta') == 0
+    assert call('test', config, *args) == 0
     assert 'mIoU:' in ''.join(capfd.readouterr())
 
 
@@ -418,6 +421,8 @@ def test_a_config_that_is_not_python(outside, capsys):
 
 def test_a_misspelt_option_of_the_model(detector, outside, capsys):
     line = fails(capsys, outside, 'train', detector, '--cfg-options', 'model.backbone.depht=18')
+    assert f'config {detector}: model.backbone.depht is no key of the config: did you mean model.backbone.depth' in line
+    line = fails(capsys, outside, 'train', detector, '--cfg-options', '+model.backbone.depht=18')
     assert f'config {detector}: model: ' in line and "unexpected keyword argument 'depht'" in line
     line = fails(capsys, outside, 'train', detector, '--cfg-options', 'model.backbone.type=ResNett')
     assert 'ResNett is not in the mmdet::model registry' in line

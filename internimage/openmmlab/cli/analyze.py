@@ -10,8 +10,7 @@ of one block come on top, while it is computed again.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
+from ..cfg_options import CfgOptions
 from ..complexity import count_config
 from .common import UserError, blame, load_config, run
 
@@ -38,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--depth', type=int, default=2, metavar='N', help='levels of modules shown (default: 2)')
     parser.add_argument('--json', metavar='FILE', help='write everything, all levels, to this file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE')
     return parser.parse_args()
 
 

@@ -16,10 +16,12 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ...checkpoint import CheckpointError
+from ..cfg_options import ConfigError
 from ..checkpoint import build_on_meta
-from ..configuration import apply_classes, dicts
+from ..configuration import dicts, load_config, type_name  # noqa: F401  (for the tools)
 from ..datasets import checks
 from ..datasets.checks.errors import DataError
+from ..engine import check_loader
 from ..inference import ImageError
 
 
@@ -31,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
     """Calls `main`; what the user can put right becomes one line `error: ...` on stderr and exit code 2."""
     try:
         main()
-    except (UserError, CheckpointError, DataError, ImageError) as error:
+    except (UserError, ConfigError, CheckpointError, DataError, ImageError) as error:
         print('error:', ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
@@ -47,38 +49,11 @@ def blame(where: str) -> Iterator[None]:
         raise UserError(f'{where}: {error.args[0] if isinstance(error, KeyError) else error}') from error
 
 
-def load_config(path: str, options: dict | None = None, launcher: str = 'none', work_dir: str | None = None) -> Config:
-    """The config file with the command line's options in it. `work_dir`: given, else the config's, else by its name."""
-    if not Path(path).is_file():
-        raise UserError(f'config {path} does not exist')
-    try:
-        cfg = Config.fromfile(path)
-        options = dict(options or {})
-        if 'data_root' in cfg and 'data_root' in options:
-            _move_data(cfg, cfg.data_root, str(options['data_root']))
-        cfg.merge_from_dict(options)
-    except (SyntaxError, NameError, FileNotFoundError, KeyError, TypeError) as error:
-        raise UserError(f'config {path}: {type(error).__name__}: {error}') from error
-    with blame(f'config {path}'):
-        apply_classes(cfg)
-    cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
-    return cfg
-
-
-def _move_data(cfg: Config, old: str, new: str) -> None:
-    """`--cfg-options data_root=...` moves every path in the config that starts with the old root."""
-    for node in dicts(cfg._cfg_dict):
-        for key, value in node.items():
-            if isinstance(value, str) and value.startswith(old):
-                node[key] = os.path.join(new, value.removeprefix(old).lstrip('/'))
-
-
 def build_model(cfg: Config) -> nn.Module:
     """The config's model without memory for weights, before anything is written: whatever is wrong with its options
     shows here."""
     for node in dicts(cfg.model):
-        file = node.get('checkpoint') if node.get('type') == 'Pretrained' else None
+        file = node.get('checkpoint') if type_name(node) in ('Pretrained', 'PretrainedInit') else None
         if file and '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'config {cfg.filename}: checkpoint {file} of init_cfg does not exist')
     if 'data_preprocessor' in cfg:  # as mmengine's Runner does
@@ -95,6 +70,9 @@ def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """mmengine's Runner. Outside distributed training synchronised batch norm becomes plain batch norm."""
+    for split in ('train', 'val', 'test'):
+        with blame(f'config {cfg.filename}: {split}_dataloader'):
+            check_loader(cfg.get(f'{split}_dataloader') or {})
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if not runner.distributed and isinstance(runner.model, nn.Module):
         runner.model = revert_sync_batchnorm(runner.model)

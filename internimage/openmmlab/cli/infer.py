@@ -1,6 +1,6 @@
 """Run a trained model on images.
 
-    python tools/infer.py IMAGES CONFIG CHECKPOINT [--out-dir DIR] [--score-thr 0.3] [--device cpu]
+    python tools/infer.py IMAGES CONFIG CHECKPOINT [--out-dir DIR] [--score-thr 0.3] [--device cpu] [--cfg-options ...]
 
 IMAGES is one image, a folder or a glob. A detector leaves a drawn <name>.png per image and one predictions.json; a
 segmentation model a drawn <name>.png and a <name>_labels.png, whose pixels are class indices, per image.
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..cfg_options import CfgOptions
 from ..images import write_image
 from ..inference import ImageError, describe, draw, load_model, predict, read_image
 from .common import UserError, blame, check_writable, load_config, run
@@ -38,7 +39,7 @@ def main() -> None:
         raise UserError(f'--out-dir {out_dir} is the folder of the images: drawings could overwrite them')
     check_writable(out_dir, '--out-dir')
     device = find_device(args.device)
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, args.cfg_options)
     with blame(f'config {args.config}: model'):
         model = load_model(cfg, args.checkpoint, device)
 
@@ -177,6 +178,7 @@ def parse_args() -> argparse.Namespace:
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)',
     )
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

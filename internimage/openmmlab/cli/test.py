@@ -10,16 +10,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
-from ...checkpoint import check_state_dict, read_state_dict
+from ...checkpoint import check_finite, check_state_dict, read_checkpoint
+from ..cfg_options import CfgOptions
 from ..datasets.coco import read_as_stated
 from ..drawing import draw_sample, draw_truth, with_palette
+from ..engine import NoDetectionHook, check_classes, dataset_classes, ensure_hooks
 from ..images import write_image
 from ..inference import describe, read_image
 from ..large_images import save_memory
+from ..tta import use_tta
 from .common import (
     UserError,
     add_check_data,
@@ -43,8 +45,12 @@ def main() -> None:
         check_writable(args.show_dir, '--show-dir')
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     cfg.load_from = args.checkpoint
+    check_writable(cfg.work_dir, 'work folder')
     check_data(cfg, 'test', mode=args.check_data)
-    check_state_dict(build_model(cfg), read_state_dict(args.checkpoint), args.checkpoint)
+    checkpoint = read_checkpoint(args.checkpoint)
+    check_state_dict(build_model(cfg), checkpoint['state_dict'], args.checkpoint)
+    check_classes(dataset_classes(cfg, 'test'), checkpoint, args.checkpoint)
+    check_finite(checkpoint['state_dict'], args.checkpoint)
     if args.tta:
         use_tta(cfg)
 
@@ -55,18 +61,8 @@ def main() -> None:
         runner.register_hook(DrawHook(args.show_dir, runner.test_dataloader.dataset))
     if not args.tta:  # which adds up the scores of all classes
         save_memory(runner.model)
+    ensure_hooks(runner, NoDetectionHook)
     runner.test()
-
-
-def use_tta(cfg: Config) -> None:
-    """Test-time augmentation by the config's `tta_model` and `tta_pipeline`."""
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise UserError(f'config {cfg.filename} has no tta_model and tta_pipeline, which --tta needs')
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
 
 
 class Predictions(BaseMetric):
@@ -130,8 +126,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
     parser.add_argument('--out', metavar='FILE', help='write the predictions to this .json or .pkl file')
     parser.add_argument('--show-dir', metavar='DIR', help='write drawn images to this folder')
-    parser.add_argument('--tta', action='store_true', help="the config's test-time augmentation")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--tta', action='store_true', help='average several views of each image')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

@@ -11,15 +11,17 @@ Checkpoints, logs and the full config go to the work folder: work_dirs/<config n
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.runner import find_latest_checkpoint
+from mmengine.config import Config
 from torch import nn
 
 from ...checkpoint import (
     CheckpointError,
     backbone_weights,
+    check_finite,
     check_state_dict,
     fit_for_fine_tuning,
     is_whole_model,
@@ -27,9 +29,32 @@ from ...checkpoint import (
     read_state_dict,
 )
 from ...network import InternImage
+from ..cfg_options import CfgOptions
 from ..checkpoint import class_layers
-from ..engine import FineTuneHook, keep_boxes_exact
-from .common import UserError, add_check_data, build_model, build_runner, check_data, load_config, run, scope
+from ..configuration import type_name
+from ..engine import (
+    BatchOfOneHook,
+    FineTuneHook,
+    NoDetectionHook,
+    ResumeHook,
+    check_classes,
+    check_resumable,
+    dataset_classes,
+    ensure_hooks,
+    keep_boxes_exact,
+    latest_checkpoint,
+)
+from .common import (
+    UserError,
+    add_check_data,
+    build_model,
+    build_runner,
+    check_data,
+    check_writable,
+    load_config,
+    run,
+    scope,
+)
 
 
 def main() -> None:
@@ -42,32 +67,47 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    if type_name(cfg.optim_wrapper) == 'AmpOptimWrapper' and not torch.cuda.is_available():
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_option in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(gpu_option, None)
-    resume_from = find_latest_checkpoint(cfg.work_dir) if args.resume == 'latest' else args.resume
-    if resume_from:
-        cfg.resume = True
-        cfg.load_from = resume_from
-    if args.load_from:
-        cfg.load_from = args.load_from
+    choose_start(cfg, args)
     if args.backbone:
         backbone = read_state_dict(args.backbone)
         prefix = dict(prefix='backbone.') if is_whole_model(backbone) else {}
         cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.backbone, **prefix)
-        cfg.load_from = None
+        check_finite(backbone, args.backbone)
 
+    check_writable(cfg.work_dir, 'work folder')
     check_data(cfg, 'train', 'val', mode=args.check_data)
     model = build_model(cfg)
     if args.backbone and isinstance(model.backbone, InternImage):
         backbone_weights(model.backbone, backbone, args.backbone)
     start_from_checkpoint(cfg, model)
     runner = build_runner(cfg)
-    runner.register_hook(FineTuneHook())
-    if cfg.optim_wrapper.type == 'CPUAmpOptimWrapper':
+    ensure_hooks(runner, FineTuneHook, ResumeHook, BatchOfOneHook, NoDetectionHook)
+    if type_name(cfg.optim_wrapper) == 'CPUAmpOptimWrapper':
         keep_boxes_exact(runner.model)
-    runner.train()
+    with one_value_per_channel():
+        runner.train()
+
+
+def choose_start(cfg: Config, args: argparse.Namespace) -> None:
+    """The command line decides over the config's `load_from` and `resume`. `cfg` then says what is there: `resume` is
+    True only with a checkpoint to go on from, under `load_from`."""
+    if args.load_from or args.backbone:
+        cfg.load_from, cfg.resume = args.load_from, False
+    elif args.resume and args.resume != 'latest':
+        cfg.load_from, cfg.resume = args.resume, True
+    elif args.resume or (cfg.get('resume') and not cfg.get('load_from')):
+        latest = latest_checkpoint(cfg.work_dir)
+        cfg.resume = latest is not None
+        if latest:
+            cfg.load_from = latest
+            print(f'going on from {latest}')
+        else:
+            start = cfg.get('load_from') or 'the beginning'
+            print(f'no checkpoint to resume in {cfg.work_dir}: the training starts from {start}')
 
 
 def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
@@ -76,17 +116,14 @@ def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
     Resuming wants every weight and the state of the training. `load_from` may be of a model with other classes, see
     FineTuneHook; everything else must fit. Either brings a backbone, so that an `init_cfg` has nothing to add.
     """
-    path = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.get('resume') else None)
+    path = cfg.get('load_from')
     if path is None or ('://' in path and not path.startswith('http')):  # mmengine's own stores: checked when loaded
         return
     checkpoint = read_checkpoint(path)
+    check_classes(dataset_classes(cfg, 'train'), checkpoint, path, renamed=not cfg.get('resume'))
     if cfg.get('resume'):
         check_state_dict(model, checkpoint['state_dict'], path)
-        if not {'meta', 'message_hub', 'optimizer'} <= set(checkpoint):
-            raise CheckpointError(
-                f'checkpoint {path} holds weights, but no state of a training to resume: '
-                f'start from it with --load-from {path}'
-            )
+        check_resumable(checkpoint, path)
     else:
         with scope(cfg):
             names = class_layers(cfg.model)
@@ -94,8 +131,22 @@ def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
             fit_for_fine_tuning(model, checkpoint['state_dict'], names, path)
         except CheckpointError as error:
             raise CheckpointError(f'{error}. To start from its backbone alone: --backbone {path}') from error
+    check_finite(checkpoint['state_dict'], path)
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None
+
+
+@contextmanager
+def one_value_per_channel() -> Iterator[None]:
+    """Batch norm on one value per channel, where BatchOfOneHook could not know it before."""
+    try:
+        yield
+    except ValueError as error:
+        if 'Expected more than 1 value per channel' not in str(error):
+            raise
+        raise UserError(
+            f'batch norm: {error}: train with more images in a batch (train_dataloader.batch_size), or larger ones'
+        ) from error
 
 
 def parse_args() -> argparse.Namespace:
@@ -124,7 +175,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision; bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

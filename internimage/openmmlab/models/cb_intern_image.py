@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from mmdet.models.necks import ChannelMapper
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -81,7 +81,7 @@ class CBInternImage(BaseModule):
         for gamma in lead.gammas():
             nn.init.zeros_(gamma)
         if self.init_cfg is not None:
-            if self.init_cfg.get('type') != 'Pretrained':
+            if self.init_cfg.get('type') not in ('Pretrained', PretrainedInit):
                 raise ValueError(f"CBInternImage: init_cfg must be None or of type 'Pretrained', got {self.init_cfg}")
             load_pretrained_backbone(assistant, self.init_cfg['checkpoint'])
             weights = assistant.state_dict()

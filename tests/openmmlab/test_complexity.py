@@ -15,7 +15,6 @@ from torch.profiler import ProfilerActivity, profile
 
 import ops_dcnv3
 from internimage import VARIANTS, InternImage, build_variant
-from internimage.analysis import count, count_config
 from internimage.analysis.complexity import si
 from internimage.imagenet import build_imagenet_form
 from internimage.openmmlab.cli.model_pages import (
@@ -27,6 +26,8 @@ from internimage.openmmlab.cli.model_pages import (
     line,
     published,
 )
+from internimage.openmmlab.complexity import count_config
+from internimage.openmmlab.complexity import count_model as count
 from ops_dcnv3 import ModulatedDeformRoIPool, PSRoIPool
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -5,7 +5,6 @@ shape; textures say nothing, and shapes occlude each other. ``ShapesDataset`` (m
 write it on first use; by hand it is ``python -m internimage.openmmlab.datasets.shapes ROOT``.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -269,21 +268,3 @@ def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], period: float
         grid = rng.uniform(-1, 1, (int(height * scale / period) + 2, int(width * scale / period) + 2))
         noise += cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC) / scale
     return noise
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=generate_shapes.__doc__.split('\n')[0])
-    parser.add_argument('root', help='folder to write; must not exist')
-    parser.add_argument('--num-train', type=int, default=300, help='training images')
-    parser.add_argument('--num-val', type=int, default=80, help='validation images')
-    parser.add_argument('--size', type=int, nargs=2, default=(160, 128), metavar=('WIDTH', 'HEIGHT'), help='pixels')
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    try:
-        generate_shapes(**vars(args))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-
-
-if __name__ == '__main__':
-    main()
