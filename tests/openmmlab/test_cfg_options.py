@@ -12,7 +12,7 @@ import internimage.openmmlab  # noqa: F401  (registers)
 from internimage.openmmlab.cfg_options import CfgOptions, ConfigError
 from internimage.openmmlab.configuration import load_config, move_data
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 DETECTOR = CONFIGS / 'demo' / 'mask_rcnn_internimage_small_shapes.py'
 SEGMENTOR = CONFIGS / 'demo' / 'upernet_internimage_small_shapes.py'
 
