@@ -128,7 +128,7 @@ OTHERS = {
 COMPILED_ONLY = {
     name for name in DIFFERENTIABLE if 'max' in name or name in ('roi_align_rotated', 'psa_mask', 'bezier_align')
 }
-COMPILED_ONLY |= OTHERS.keys() - {'nms', 'soft_nms', 'bbox_overlaps'}
+COMPILED_ONLY |= OTHERS.keys() - {'nms', 'soft_nms'}
 
 
 @pytest.fixture(autouse=True)
