@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup slow sanitize lint format clean
+.PHONY: demo test setup cuda slow sanitize lint format clean
 
 in_range := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -16,7 +16,7 @@ DONE := $(VENV)/.done
 LOG  := $(VENV)/log
 PIP  := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements.txt
 
-# Compiling one of mmcv's files takes up to 2 GB of memory: no more jobs at a time than fit.
+# Compiling one file takes up to 2 GB of memory: no more jobs at a time than fit.
 export MAX_JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 / 2000000); \
 	print (n < 1 ? 1 : n < cores ? n : cores)}' /proc/meminfo)
 
@@ -34,21 +34,23 @@ $(shell \
 	fi)
 endef
 
-# Lines 'files compiled, files in all' as progress: one line that is written over, or, not on a terminal, a line for every
-# tenth file. In bash itself: Debian's awk, mawk, holds back what it reads.
+# Lines 'files compiled, files in all' as progress: one line that is written over, or, not on a terminal, at most 20 lines
+# and the last. In bash itself: Debian's awk, mawk, holds back what it reads.
 define PROGRESS
 while read -r built all; do \
-	text="   compiled $$built of $$all, about $$(((SECONDS * (all - built) / built + 30) / 60)) min left   "; \
-	if [ -t 1 ]; then printf '\r%s' "$$text"; \
-	elif [ $$((built % 10)) = 0 ] || [ "$$built" = "$$all" ]; then echo "$$text"; fi; \
+	text="   compiled $$built of $$all"; \
+	if [ -t 1 ]; then printf '\r%s' "$$text   "; \
+	elif [ $$((built % (1 + all / 20))) = 0 ] || [ "$$built" = "$$all" ]; then echo "$$text"; fi; \
 done && if [ -t 1 ]; then echo; fi
 endef
+FILES_COMPILED := sed -un 's/^ *\[\([0-9]*\)\/\([0-9]*\)\].*/\1 \2/p'
+TOOK := echo "   took $$SECONDS seconds"
 
 demo: setup
 	@$(BIN)/python tools/demo.py
 
-test: setup
-	@echo "== tests (about 5 minutes on 2 cores)"
+test: setup cuda
+	@echo "== tests (about 8 minutes on 2 cores)"
 	@$(BIN)/python -m pytest -m "not slow"
 
 slow: setup
@@ -58,32 +60,36 @@ setup: $(DONE)/project
 
 $(DONE)/venv:
 	@$(if $(machine_problem),$(error $(machine_problem)))
-	@echo "== set-up 1/5: virtual environment in $(VENV) (about 10 seconds)"
+	@echo "== set-up 1/3: virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(DONE) $(LOG)
-	@$(PIP) --upgrade pip setuptools wheel ninja packaging
+	@$(PIP) --upgrade pip setuptools wheel ninja packaging && $(TOOK)
 	@touch $@
 
-$(DONE)/torch: requirements.txt | $(DONE)/venv
-	@echo "== set-up 2/5: torch and torchvision (download about 2.5 GB; 1 minute on a fast line)"
-	@$(PIP) torch torchvision
+# mmcv, a wheel without compiled code, is built by itself: pip's cache may hold one that was compiled for another PyTorch.
+$(DONE)/stack: requirements.txt | $(DONE)/venv
+	@echo "== set-up 2/3: PyTorch, OpenMMLab, test tools (download about 2.7 GB; 1 to 2 minutes on a fast line)"
+	@$(PIP) --no-cache-dir --no-deps onedl-mmcv && $(PIP) --requirement requirements.txt && $(TOOK)
 	@touch $@
 
-$(DONE)/mmcv: requirements.txt | $(DONE)/torch
-	@echo "== set-up 3/5: mmcv (78 C++ files, about 11 minutes on 2 cores the first time; later from pip's cache; log: $(LOG)/mmcv.log)"
-	@MMCV_WITH_OPS=1 $(BIN)/python -m pip install -v --disable-pip-version-check --constraint requirements.txt --no-build-isolation onedl-mmcv 2>&1 | tee $(LOG)/mmcv.log \
-		| sed -un 's/^ *\[\([0-9]*\)\/\([0-9]*\)\].*/\1 \2/p' | $(PROGRESS) \
-		|| { tail -n 20 $(LOG)/mmcv.log; exit 1; }
-	@touch $@
-
-$(DONE)/stack: requirements.txt | $(DONE)/mmcv
-	@echo "== set-up 4/5: mmdet, mmseg, timm, test tools (about 1 minute)"
-	@$(PIP) --requirement requirements.txt
-	@touch $@
-
+# For the CPU, and for the GPUs of this machine where it has any.
 $(DONE)/project: setup.py setup.cfg $(shell find ops_dcnv3/csrc -type f) | $(DONE)/stack
-	@echo "== set-up 5/5: this project, compiling ops_dcnv3 (about 1 minute)"
-	@$(PIP) --no-build-isolation --no-deps --editable .
+	@echo "== set-up 3/3: this project, compiling ops_dcnv3 (1 to 2 minutes on 2 cores; log: $(LOG)/project.log)"
+	@$(BIN)/python -m pip install -v --disable-pip-version-check --no-build-isolation --no-deps --editable . 2>&1 \
+		| tee $(LOG)/project.log | $(FILES_COMPILED) | { $(PROGRESS); } \
+		&& $(TOOK) || { tail -n 20 $(LOG)/project.log; exit 1; }
+	@touch $@
+
+# The CUDA kernels for every architecture, where nvcc fits torch: on a machine without a GPU, too, so that no commit breaks them.
+cuda: $(DONE)/cuda
+$(DONE)/cuda: $(DONE)/project
+	@plan=$$(OPS_DCNV3_CUDA=all $(BIN)/python setup.py --version | head -n 1); \
+	if [[ $$plan != *'with CUDA'* ]]; then echo "== no CUDA kernels, $$plan"; else \
+		echo "== the CUDA kernels, for all GPUs (about 3 minutes on 2 cores; log: $(LOG)/cuda.log)"; \
+		OPS_DCNV3_CUDA=all $(BIN)/python setup.py build --build-base build/cuda-objects --build-lib build/cuda 2>&1 \
+			| tee $(LOG)/cuda.log | $(FILES_COMPILED) | { $(PROGRESS); } && $(TOOK) || { tail -n 20 $(LOG)/cuda.log; exit 1; }; \
+		PYTHONPATH=build/cuda $(BIN)/pytest -q tests/ops/test_cuda_build.py; \
+	fi
 	@touch $@
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: the operators' tests, then random calls.

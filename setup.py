@@ -1,7 +1,8 @@
 """Builds the one compiled module, ops_dcnv3._C. Everything else about the packages stands in setup.cfg.
 
 Environment variables:
-    OPS_DCNV3_CUDA: 1 insists on the CUDA kernels, 0 leaves them out. Without it they are built where that can work.
+    OPS_DCNV3_CUDA: 1 insists on the CUDA kernels, for all architectures, as for a wheel; `all` builds these where nvcc
+        fits torch; 0 leaves them out. Without it they are built for the GPUs of this machine, if it has any.
     OPS_DCNV3_SANITIZE: 1 builds for the CPU alone, with AddressSanitizer and UndefinedBehaviorSanitizer.
     CUDA_HOME, TORCH_CUDA_ARCH_LIST: as for any extension of PyTorch.
 """
@@ -49,6 +50,9 @@ def why_no_cuda(toolkit: Path) -> str | None:
         return 'OPS_DCNV3_CUDA is 0'
     if os.environ.get('OPS_DCNV3_SANITIZE') == '1':
         return 'OPS_DCNV3_SANITIZE is 1'
+    here = not os.environ.get('OPS_DCNV3_CUDA') and not os.environ.get('TORCH_CUDA_ARCH_LIST')
+    if here and not torch.cuda.device_count():
+        return 'this machine has no GPU that torch can use (OPS_DCNV3_CUDA=1 builds for all)'
     if torch.version.cuda is None:
         return f'torch {torch.__version__} is built without CUDA'
     nvcc = toolkit / 'bin' / 'nvcc'
@@ -62,9 +66,9 @@ def why_no_cuda(toolkit: Path) -> str | None:
 
 
 def architecture_flags(toolkit: Path) -> list[str]:
-    """Code for the GPUs that this nvcc knows, and PTX of the newest for those to come."""
-    if os.environ.get('TORCH_CUDA_ARCH_LIST'):
-        return []  # torch reads it
+    """Code for the GPUs that this nvcc knows, or for those of this machine, and PTX of the newest for those to come."""
+    if os.environ.get('TORCH_CUDA_ARCH_LIST') or not os.environ.get('OPS_DCNV3_CUDA'):
+        return []  # torch reads it; without it, it asks the GPUs
     known = output(toolkit / 'bin' / 'nvcc', '--list-gpu-arch').split()
     numbers = [number for number in ARCHITECTURES if f'compute_{number}' in known]
     flags = [f'-gencode=arch=compute_{number},code=sm_{number}' for number in numbers]

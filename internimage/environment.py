@@ -24,8 +24,10 @@ DISTRIBUTIONS = {
     'mmdet': ['onedl-mmdetection', 'mmdet'],
     'mmseg': ['onedl-mmsegmentation', 'mmsegmentation'],
 }
-COMPILED = ['mmcv.ops', 'ops_dcnv3']
-INSTALL = 'make setup, or in this order: ' + 'torch and torchvision, MMCV_WITH_OPS=1 onedl-mmcv, the rest, this project'
+# name here -> module that is imported, in this order: mmdet and mmseg take mmcv's operators where ours puts them
+MODULES = {name: name for name in DISTRIBUTIONS if name not in ('mmdet', 'mmseg')}
+MODULES |= {'ops_dcnv3': 'ops_dcnv3', 'mmcv.ops': 'internimage.openmmlab.ops', 'mmdet': 'mmdet', 'mmseg': 'mmseg'}
+INSTALL = 'make setup, or pip install -r requirements.txt and then pip install --no-build-isolation -e .'
 
 
 def collect() -> dict:
@@ -35,7 +37,7 @@ def collect() -> dict:
         `versions` and `distributions` by import name (None: not installed), `errors` by import name (the reason why an
         import failed), `cpu`, `threads`, `cuda` (the CUDA version torch was built for, or None), `devices` (GPU names),
         `gpu_machine` (is there a GPU, whether torch can use it or not), `nvcc`, `dcnv3_cuda` (were our operators
-        built with CUDA).
+        built with CUDA), `mmcv_ops` (where mmcv's operators come from).
     """
     versions, distributions = dict.fromkeys(DISTRIBUTIONS), dict.fromkeys(DISTRIBUTIONS)
     for name, candidates in DISTRIBUTIONS.items():
@@ -46,14 +48,16 @@ def collect() -> dict:
             except metadata.PackageNotFoundError:
                 continue
     errors = {}
-    for name in (*DISTRIBUTIONS, *COMPILED):
+    for name, module in MODULES.items():
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # mmdet and mmseg print while they are imported
-                importlib.import_module(name)
+                importlib.import_module(module)
         except Exception as error:  # a broken combination raises anything: ImportError, RuntimeError, AssertionError
+            if module in sys.modules:
+                continue  # the module did load, and what its package imports after it did not
             errors[name] = f'{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ""}'
     facts = dict(versions=versions, distributions=distributions, errors=errors)
-    facts.update(cpu=None, threads=os.cpu_count(), cuda=None, devices=[], dcnv3_cuda=False)
+    facts.update(cpu=None, threads=os.cpu_count(), cuda=None, devices=[], dcnv3_cuda=False, mmcv_ops=None)
     if 'torch' not in errors:
         import torch
 
@@ -62,6 +66,10 @@ def collect() -> dict:
         facts.update(devices=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])
         if 'ops_dcnv3' not in errors:
             facts['dcnv3_cuda'] = torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::dcnv3', 'CUDA')
+    if 'mmcv.ops' not in errors:
+        is_compiled = importlib.import_module(MODULES['mmcv.ops']).is_compiled
+        served = f'of torchvision {versions["torchvision"]} and ops_dcnv3, mmcv is not compiled'
+        facts['mmcv_ops'] = "mmcv's own, compiled" if is_compiled() else served
     facts['gpu_machine'] = bool(facts['devices']) or os.path.exists('/dev/nvidiactl')
     facts['nvcc'] = nvcc_version()
     return facts
@@ -98,15 +106,10 @@ def problems(facts: dict) -> list[str]:
             f'torch {versions["torch"]} is a CPU-only file that has no torchvision: '
             'install torch==2.12.1 torchvision==0.27.1'
         )
-    if 'mmcv.ops' in errors and number['torch'] >= (2, 14):
+    if 'mmcv.ops' in errors and not {'mmcv', 'ops_dcnv3', 'torchvision'} & errors.keys():
         found.append(
-            f"mmcv's C++17 code does not build against torch 2.14 or newer (C++20), torch is {versions['torch']}: "
-            'install torch==2.12.1 torchvision==0.27.1, then mmcv'
-        )
-    elif 'mmcv.ops' in errors and 'mmcv' not in errors:
-        found.append(
-            f'mmcv {versions["mmcv"]} has no working compiled operators ({errors["mmcv.ops"]}): build them, about '
-            '11 minutes: MMCV_WITH_OPS=1 pip install --no-build-isolation --force-reinstall --no-deps onedl-mmcv'
+            f'mmcv {versions["mmcv"]} has compiled operators that do not load ({errors["mmcv.ops"]}), probably of '
+            'another PyTorch. It needs none: pip install --no-cache-dir --force-reinstall --no-deps onedl-mmcv'
         )
     if facts['distributions']['mmdet'] == 'mmdet' and number['mmcv'] >= (2, 2):
         found.append(
@@ -145,7 +148,10 @@ def report(facts: dict) -> str:
         text = version or ('not installed' if error else 'installed, version unknown')
         text += f' ({distribution})' if distribution not in (name, None) else ''
         lines.append((name, text + (f', import fails: {error}' if error and version else '')))
-    lines += [(name, facts['errors'].get(name, 'compiled, loaded')) for name in COMPILED]
+    lines += [
+        ('mmcv.ops', facts['mmcv_ops'] or facts['errors'].get('mmcv.ops')),
+        ('ops_dcnv3', facts['errors'].get('ops_dcnv3', 'compiled, loaded')),
+    ]
     lines += [
         ('CPU', f'{facts["cpu"] or "unknown capability"}, {facts["threads"]} threads'),
         ('CUDA', f'torch built for {facts["cuda"] or "none"}, devices: {", ".join(facts["devices"]) or "none"}'),

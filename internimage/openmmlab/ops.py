@@ -1,26 +1,81 @@
-"""mmcv's compiled operators, right for tensors in any memory layout and of any floating-point dtype.
+"""mmcv's compiled operators: with or without a compiled mmcv, in any memory layout, of any floating-point dtype.
 
-mmcv's Python hands tensors to the functions of `mmcv._ext` as they come, and most of these read memory as if it were
+Importing this module does three things, which no other module has to think of:
+
+mmcv need not be compiled. Where it was installed as a pure wheel, which lacks `mmcv._ext`, the folder `mmcv_ext` is
+appended to its path and has a module of that name, out of torchvision's kernels and ours. A compiled one comes first on
+the path: it is taken where there is one, and is an ImportError where it does not load.
+
+mmdet and mmseg put functions that always raise in the place of operators, if they are imported while there are none.
+Those get the operators.
+
+mmcv's Python hands tensors to `mmcv._ext` as they come, and most compiled functions read memory as if it were
 contiguous: of a map in channels_last, a slice or an expanded tensor they make other numbers, silently. And on the CPU
-they know float32 and, in part, float64. `guard` puts this right where the tensors cross into C++, for whatever in
-mmcv, mmdet, mmseg or here calls them. Importing this module does it.
+they know float32 and, in part, float64. Both is put right where the tensors cross into them.
 """
 
+import ast
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
+import mmcv
 import torch
 from torch import Tensor
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+FOLDER = Path(__file__).with_name('mmcv_ext')
+
+
+def load_extension() -> ModuleType:
+    """`mmcv._ext`, compiled or ours.
+
+    Raises:
+        ImportError: mmcv has a compiled part, which does not load: it was built for another PyTorch.
+    """
+    if str(FOLDER) not in mmcv.__path__:
+        mmcv.__path__.append(str(FOLDER))
+    return importlib.import_module('mmcv._ext')
+
+
+def is_compiled() -> bool:
+    """Whether mmcv's operators are its own."""
+    return Path(sys.modules['mmcv._ext'].__file__).parent != FOLDER
+
+
+def bind_operators() -> None:
+    """Puts operators in the place of what mmcv, mmdet and mmseg have made for want of them."""
+    for name, module in sorted(sys.modules.items()):  # mmcv before those that import from it
+        if name.split('.')[0] in ('mmcv', 'mmdet', 'mmseg') and getattr(module, '__file__', None):
+            for source, attribute, bound in optional_imports(module):
+                if getattr(getattr(module, bound, None), '__module__', name) == name:
+                    setattr(module, bound, getattr(importlib.import_module(source), attribute))
+
+
+def optional_imports(module: ModuleType) -> Iterator[tuple[str, str, str]]:
+    """(module, attribute, name bound here) of everything that a module imports from mmcv within a `try`."""
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError):
+        return
+    if 'ImportError' not in source:
+        return
+    for node in ast.walk(ast.parse(source)):
+        for statement in node.body if isinstance(node, ast.Try) else ():
+            if isinstance(statement, ast.ImportFrom) and (statement.module or '').startswith('mmcv.'):
+                for alias in statement.names:
+                    yield statement.module, alias.name, alias.asname or alias.name
 
 
 def guard(extension: ModuleType) -> None:
     """Every function of the module then gets contiguous tensors of a dtype that it knows; twice is as once."""
     for name, function in list(vars(extension).items()):
-        if callable(function) and not name.startswith('__') and not hasattr(function, 'guarded'):
+        own = callable(function) and function.__module__ == extension.__name__ and not name.startswith('_')
+        if own and not hasattr(function, 'guarded'):
             setattr(extension, name, guarded(function))
 
 
@@ -90,7 +145,9 @@ def attention_in_single_precision(attention: Callable) -> Callable:
     return call
 
 
-guard(importlib.import_module('mmcv._ext'))
+guard(load_extension())
+if not is_compiled():
+    bind_operators()
 _attention = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
 _attention.multi_scale_deformable_attn_pytorch = attention_in_single_precision(
     _attention.multi_scale_deformable_attn_pytorch

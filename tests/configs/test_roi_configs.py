@@ -3,6 +3,9 @@
 The data: generated shapes, and the real COCO photos beside a developer's checkout.
 """
 
+import internimage  # noqa: F401  (first of all: it may be where mmcv has its operators from)
+
+# isort: split
 from pathlib import Path
 
 import pytest

@@ -14,6 +14,7 @@ HEALTHY = dict(
     ),
     distributions={name: candidates[0] for name, candidates in DISTRIBUTIONS.items()},
     errors={}, cpu='AVX2', threads=2, cuda='13.0', devices=[], gpu_machine=False, nvcc=None, dcnv3_cuda=False,
+    mmcv_ops='of torchvision 0.27.1 and ops_dcnv3, mmcv is not compiled',
 )  # fmt: skip
 
 
@@ -37,17 +38,6 @@ def test_a_healthy_machine_has_no_problem():
             'torch 2.13.0 is a CPU-only file that has no torchvision: install torch==2.12.1 torchvision==0.27.1',
         ),
         (
-            dict(versions={'torch': '2.14.0'}, errors={'mmcv.ops': 'ImportError'}),
-            "C++17 code does not build against torch 2.14 or newer (C++20), torch is 2.14.0: install torch==2.12.1",
-        ),
-        (
-            dict(
-                versions={'torch': '2.14.0', 'mmcv': None},
-                errors={'mmcv': 'No module', 'mmcv.ops': 'No module'},
-            ),
-            'does not build against torch 2.14 or newer',
-        ),
-        (
             dict(
                 versions={'torchvision': '0.26.0'},
                 errors={'torchvision': 'RuntimeError: operator torchvision::nms does not exist'},
@@ -55,8 +45,9 @@ def test_a_healthy_machine_has_no_problem():
             'torchvision 0.26.0 does not work with torch 2.12.1 (RuntimeError: operator torchvision::nms does not',
         ),
         (
-            dict(errors={'mmcv.ops': "ModuleNotFoundError: No module named 'mmcv._ext'"}),
-            "no working compiled operators (ModuleNotFoundError: No module named 'mmcv._ext'): build them",
+            dict(errors={'mmcv.ops': 'ImportError: undefined symbol'}),
+            'compiled operators that do not load (ImportError: undefined symbol), probably of another PyTorch. It '
+            'needs none: pip install --no-cache-dir --force-reinstall --no-deps onedl-mmcv',
         ),
         (
             dict(
@@ -93,6 +84,21 @@ def test_a_known_bad_combination_says_what_to_do(changed, expected):
 def test_versions_that_fit_are_left_alone():
     assert problems(facts(versions={'numpy': '1.26.4', 'mmcv': '2.1.0'}, distributions={'mmcv': 'mmcv'})) == []
     assert problems(facts(versions={'torch': '2.13.1+cu130', 'torchvision': '0.28.0'})) == []
+
+
+def test_a_new_torch_is_no_problem_of_mmcv():
+    assert problems(facts(versions={'torch': '2.14.1', 'torchvision': '0.29.1'})) == []
+
+
+def test_mmcv_is_not_blamed_for_what_ops_dcnv3_lacks():
+    errors = {'ops_dcnv3': 'ImportError: undefined symbol', 'mmcv.ops': 'ImportError: undefined symbol'}
+    assert not any('mmcv' in problem for problem in problems(facts(errors=errors)))
+
+
+@pytest.mark.parametrize('text', ["mmcv's own, compiled", 'of torchvision 0.27.1 and ops_dcnv3, mmcv is not compiled'])
+def test_the_report_says_whose_operators_mmcv_has(text):
+    lines = {line.split()[0]: line for line in report(facts(mmcv_ops=text)).splitlines()}
+    assert lines['mmcv.ops'].split(maxsplit=1)[1] == text
 
 
 def test_the_report_names_version_distribution_and_failure():

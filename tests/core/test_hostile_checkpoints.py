@@ -8,7 +8,7 @@ from pathlib import Path
 import hostile_checkpoints
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Each process reads half of the files, without OpenMMLab, within 2 GB more than torch takes and 20 s per file.
 READ = """
 import json, re, resource, signal, sys, types

@@ -1,5 +1,8 @@
 """Costs by hand on small models, the published figures on the official ones, and the model pages that show both."""
 
+import internimage  # noqa: F401  (first of all: it may be where mmcv has its operators from)
+
+# isort: split
 import gzip
 import json
 from pathlib import Path

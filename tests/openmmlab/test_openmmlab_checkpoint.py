@@ -18,7 +18,7 @@ from torch import nn
 from internimage.checkpoint import CheckpointError
 from internimage.openmmlab.checkpoint import harmless_state
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CODE = "open('internimage-was-hacked', 'w').close()\na = 1\n"
 
 

@@ -1,3 +1,6 @@
+import internimage  # noqa: F401  (first of all: it may be where mmcv has its operators from)
+
+# isort: split
 from pathlib import Path
 
 import mmcv.ops
@@ -13,7 +16,6 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-import internimage.openmmlab  # noqa: F401  (registers)
 import ops_dcnv3
 from internimage.openmmlab.engine import keep_boxes_exact
 from internimage.openmmlab.models import DeformRoIExtractor, MimicRoIHead, RFCNHead, RFCNRoIHead
