@@ -1,4 +1,4 @@
-# `make demo` and `make test`: either, alone, takes a fresh machine (Python 3.10-3.12, g++, git) all the way.
+# `make demo` and `make test`: either, alone, takes a fresh machine (Python 3.10 to 3.13, g++, git) all the way.
 # Each stage of the set-up leaves a stamp in .venv/.done, so a broken-off run goes on with the stage it was in.
 
 SHELL := /bin/bash
@@ -6,8 +6,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo test setup cuda slow sanitize lint format clean
 
-in_range := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+in_range := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(in_range)' 2>/dev/null && { command -v $$p; break; }; done)
 
 VENV := .venv
@@ -24,7 +24,7 @@ export MAX_JOBS ?= $(shell awk -v cores=$$(nproc) '/MemAvailable/ {n = int($$2 /
 define machine_problem
 $(shell \
 	if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(in_range)' 2>/dev/null; then \
-		echo "needs Python 3.10, 3.11 or 3.12, found $(or $(shell $(or $(PYTHON),python3) --version 2>&1 | head -1),none): install one or name it, make PYTHON=/path/to/python3.11"; \
+		echo "needs Python 3.10 to 3.13, found $(or $(shell $(or $(PYTHON),python3) --version 2>&1 | head -1),none): install one or name it, make PYTHON=/path/to/python3.11"; \
 	elif ! command -v g++ >/dev/null; then \
 		echo "needs the C++ compiler g++, found none on PATH: apt-get install g++"; \
 	elif ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
@@ -49,12 +49,18 @@ TOOK := echo "   took $$SECONDS seconds"
 demo: setup
 	@$(BIN)/python tools/demo.py
 
-test: setup cuda
+# A worker per core, of one thread each: threads of several workers would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile
+test: setup cuda lint
 	@echo "== tests (about 8 minutes on 2 cores)"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 slow: setup
 	@$(BIN)/python -m pytest -m slow
+
+# tests/versions.json: every version of torch that this project is tested on. Downloads 2.5 GB for each.
+matrix: setup
+	@$(BIN)/python tests/matrix.py
 
 setup: $(DONE)/project
 
@@ -102,11 +108,12 @@ sanitize: setup
 	@$(SANITIZED) $(BIN)/python tests/ops/fuzz.py dcnv3 --calls 3000
 	@$(SANITIZED) $(BIN)/python tests/ops/fuzz.py roi_pool --calls 3000
 
+SOURCES = $(shell git ls-files '*.cpp' '*.h' '*.cu')
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/clang-format --dry-run -Werror $(SOURCES)
 
 format: setup
-	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/clang-format -i $(SOURCES)
 
 clean:
 	rm -rf build *.egg-info ops_dcnv3/*.so

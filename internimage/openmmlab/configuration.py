@@ -28,12 +28,16 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
     Raises:
         ConfigError: the file is missing or no config, or an option is none.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f'config {path} does not exist{_neighbours(Path(path))}')
+    path = find_config(path)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python, and raises whatever Python does
         raise ConfigError(f'config {path}: {type(error).__name__}: {error}') from error
+    if 'internimage' in _imports(cfg):
+        raise ConfigError(
+            f"config {path}: custom_imports names 'internimage', which registers nothing: write "
+            "custom_imports = dict(imports=['internimage.openmmlab'])"
+        )
     options = dict(options or {})
     try:
         if 'launcher' in options:
@@ -52,6 +56,36 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     return cfg
+
+
+def find_config(name: str) -> str:
+    """The file of a config: a path, or the name of one that comes with the package, with or without its folder.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return name
+    folder = config_folder()
+    if path.suffix in ('', '.py') and not path.is_absolute():
+        inside = path.with_suffix('.py')
+        found = [folder / inside] if (folder / inside).is_file() else sorted(folder.glob(f'[!_]*/{inside}'))
+        if found and len(inside.parts) <= 2:
+            return str(found[0])
+    raise ConfigError(f'config {name} does not exist{_neighbours(path)}')
+
+
+def config_folder() -> Path:
+    """Where the configs of this project are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / 'configs'
+    return inside if inside.is_dir() else package.parent / 'configs'
+
+
+def _imports(cfg: Config) -> list[str]:
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [imports] if isinstance(imports, str) else list(imports)
 
 
 def move_data(cfg: Config, new: str) -> None:
@@ -114,7 +148,7 @@ def _path(text: str) -> str:
 
 def _neighbours(path: Path) -> str:
     """The files with names most like that of a config that does not exist: beside it, and in ./configs."""
-    names = {file.name: file for folder in (path.parent.glob('*.py'), Path('configs').rglob('*.py')) for file in folder}
+    names = {file.name: file for folder in (path.parent.glob('*.py'), config_folder().rglob('*.py')) for file in folder}
     alike = get_close_matches(path.name, names, n=2, cutoff=0.8)
     return f': did you mean {" or ".join(str(names[name]) for name in alike)}?' if alike else ''
 

@@ -1,3 +1,4 @@
+from . import runner  # noqa: F401  (Runner.from_cfg)
 from .checks import BatchOfOneHook, NoDetectionHook, check_loader, ensure_hooks
 from .classes import check_classes, dataset_classes
 from .cpu_amp import CPUAmpOptimWrapper, keep_boxes_exact

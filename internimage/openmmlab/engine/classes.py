@@ -1,20 +1,25 @@
 """Do the classes of a config mean what those of a checkpoint mean? One rule for training, test and inference."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
 from ...checkpoint import CheckpointError, dataset_meta
 from ..configuration import leaf_datasets
 
+SPELLED_OTHERWISE = 1 / 20  # of the names
+
 
 def check_classes(own: Sequence[str] | None, checkpoint: Mapping, path, renamed: bool = False) -> str | None:
     """Compares `own`, the names of the config in the order of their indices, with those that the checkpoint holds.
 
-    Names that differ only in case, spaces, hyphens and underscores are the same. Where one side has no names, nothing
-    is compared; where the numbers differ, the shapes of the weights decide.
+    Names that differ only in case, spaces, hyphens and underscores are the same; so are, with a warning, a few of a long
+    list (`SPELLED_OTHERWISE`) that no other place of it has, as releases of a data set differ in the spelling of some.
+    Where one side has no names, nothing is compared; where the numbers differ, the shapes of the weights decide.
 
     Args:
         renamed: the same number of other names is no error (fine-tuning on other classes).
@@ -38,8 +43,13 @@ def check_classes(own: Sequence[str] | None, checkpoint: Mapping, path, renamed:
             f'checkpoint {path} has the same {len(own)} classes in another order: {where}: list the classes of the '
             'config in the order of the checkpoint'
         )
-    number = sum(mine != other for mine, other in zip(ours, known, strict=True))
+    differing = [(mine, other) for mine, other in zip(ours, known, strict=True) if mine != other]
+    number = len(differing)
     text = f'{number} of {len(own)} classes have other names: {where}'
+    moved = any(mine in known or other in ours for mine, other in differing)
+    if number <= len(own) * SPELLED_OTHERWISE and not moved:
+        print_log(f'checkpoint {path}: {text}; taken for the same', logger='current', level=logging.WARNING)
+        return None
     if not renamed:
         raise CheckpointError(
             f'checkpoint {path} was trained on other classes; {text}: give the config the names of the checkpoint, or '

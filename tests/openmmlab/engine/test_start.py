@@ -43,6 +43,18 @@ def test_other_names():
     assert '3 of 3 classes' in check_classes(('x', 'y', 'z'), checkpoint, 'f.pth', renamed=True)
 
 
+def test_a_few_of_many_names_that_are_spelled_otherwise():
+    names = [f'class {i}' for i in range(40)]
+    spelled = [*names[:7], 'klass 7', *names[8:]]
+    assert check_classes(spelled, dict(meta=dict(CLASSES=names)), 'f.pth') is None
+    exchanged = [*names[:7], names[9], names[8], names[7], *names[10:]]
+    with pytest.raises(CheckpointError, match='another order'):
+        check_classes(exchanged, dict(meta=dict(CLASSES=names)), 'f.pth')
+    moved = [*names[:7], names[9], *names[8:9], 'klass', *names[10:]]  # class 9 is at 7
+    with pytest.raises(CheckpointError, match='2 of 40 classes have other names'):
+        check_classes(moved, dict(meta=dict(CLASSES=names)), 'f.pth')
+
+
 def test_the_classes_of_a_config():
     from mmdet.datasets import VOCDataset
     from mmengine.config import Config

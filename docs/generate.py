@@ -1,11 +1,19 @@
-"""Writes docs/api.md from the docstrings: `python docs/api.py`. A test fails where the page is not up to date."""
+"""Writes docs/api.md from the docstrings, and the README's table of versions from tests/versions.json.
+
+    python docs/generate.py
+
+A test fails where either is not up to date.
+"""
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).with_name('api.md')
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'api.md'
+README = ROOT / 'README.md'
 MODULES = (
     'ops_dcnv3',
     'internimage',
@@ -17,7 +25,7 @@ MODULES = (
 
 def page() -> str:
     """The text of docs/api.md."""
-    parts = ['# API\n\nWritten by `python docs/api.py` from the docstrings.\n']
+    parts = ['# API\n\nWritten by `python docs/generate.py` from the docstrings.\n']
     for name in MODULES:
         module = importlib.import_module(name)
         parts.append(f'## {name}\n\n{_text(module)}')
@@ -47,5 +55,18 @@ def _text(value) -> str:
     return f'```text\n{inspect.getdoc(value)}\n```\n' if inspect.getdoc(value) else ''
 
 
+def readme() -> str:
+    """The text of README.md, with the table of versions between its marks."""
+    rows = json.loads(ROOT.joinpath('tests', 'versions.json').read_text())
+    lines = ['| torch | torchvision | tested by `make matrix` |', '|---|---|---|']
+    for row in rows:
+        note = f' ({row["note"]})' if row['note'] else ''
+        lines.append(f'| {row["torch"]}{note} | {row["torchvision"]} | {", ".join(row["suites"])} |')
+    before, rest = README.read_text().split('<!-- versions -->\n')
+    after = rest.split('<!-- /versions -->\n')[1]
+    return f'{before}<!-- versions -->\n' + '\n'.join(lines) + f'\n<!-- /versions -->\n{after}'
+
+
 if __name__ == '__main__':
     PAGE.write_text(page())
+    README.write_text(readme())

@@ -1,0 +1,27 @@
+"""mmengine's Runner of a config reads it as the commands here do."""
+
+import copy
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ..configuration import SPLITS, apply_classes
+from .checks import check_loader
+
+_from_cfg = Runner.from_cfg.__func__
+
+
+def _from_prepared_cfg(cls, cfg) -> Runner:
+    """mmengine's `Runner.from_cfg`, where the config's top-level `classes` hold, and loaders are what torch takes.
+
+    So it is in mmdet's own tools and in a notebook, once `internimage.openmmlab` is imported.
+    """
+    if isinstance(cfg, Config):
+        cfg = copy.deepcopy(cfg)
+        apply_classes(cfg)
+        for split in SPLITS:
+            check_loader(cfg.get(f'{split}_dataloader') or {})
+    return _from_cfg(cls, cfg)
+
+
+Runner.from_cfg = classmethod(_from_prepared_cfg)
