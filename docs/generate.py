@@ -41,6 +41,8 @@ def _entry(module: str, name: str, value) -> str:
 
 def _signature(value) -> str:
     """One argument a line where it does not fit into one line."""
+    if isinstance(value, type) and issubclass(value, Exception):
+        return ''
     parameters = [_short(parameter) for parameter in inspect.signature(value).parameters.values()]
     line = f'({", ".join(parameters)})'
     return line if len(line) <= 100 else '(\n' + ''.join(f'    {parameter},\n' for parameter in parameters) + ')'

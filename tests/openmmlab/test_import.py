@@ -62,7 +62,8 @@ def test_a_broken_environment(tmp_path):
 
 def test_importing_prints_nothing_and_leaves_mmengine_as_it_was():
     script = (
-        'import mmengine.logging; before = mmengine.logging.print_log; import internimage.openmmlab, mmdet.apis, mmseg.apis; '
+        'import mmengine.logging; before = mmengine.logging.print_log; '
+        'import internimage.openmmlab, mmdet.apis, mmseg.apis; '
         'assert mmengine.logging.print_log is before; mmengine.logging.print_log("still here")'
     )
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
