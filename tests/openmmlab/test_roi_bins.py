@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from internimage.openmmlab.cli import draw_bins
 from internimage.openmmlab.inference import load_model
 from internimage.openmmlab.roi_bins import draw_roi_bins, roi_bins
 
@@ -75,15 +76,11 @@ def test_picture(image, tmp_path):
 
 @pytest.fixture
 def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    import draw_bins
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['draw-bins', *arguments])
+        draw_bins.main()
 
-    yield lambda *arguments: (
-        monkeypatch.setattr(sys, 'argv', ['draw_bins.py', *arguments]),
-        draw_bins.run(draw_bins.main),
-    )
-    for name in ('draw_bins', '_common'):
-        sys.modules.pop(name, None)
+    return call
 
 
 def test_tool(tool, image, tmp_path, capsys):

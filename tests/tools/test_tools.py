@@ -1,12 +1,11 @@
 """The tools, on Mask R-CNN and FCN small enough to train in seconds: whole runs, and one clear error for bad input."""
 
-import importlib.util
+import importlib
 import json
 import pickle
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -99,23 +98,16 @@ randomness = dict(seed=0)
 """
 
 
-@cache
 def load(tool: str) -> ModuleType:
-    """The module tools/<tool>.py, as Python loads it when it is run: with its own folder on the path."""
-    if str(TOOLS) not in sys.path:
-        sys.path.insert(0, str(TOOLS))
-    spec = importlib.util.spec_from_file_location(f'tools_{tool}', TOOLS / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module of a command."""
+    return importlib.import_module(f'internimage.openmmlab.cli.{tool}')
 
 
 def call(tool: str, *args) -> int:
-    """Runs the tool in this process with these arguments and returns its exit code."""
-    module, argv = load(tool), sys.argv
-    sys.argv = [f'{tool}.py', *map(str, args)]
+    """Runs the command in this process with these arguments and returns its exit code."""
+    argv, sys.argv = sys.argv, [tool, *map(str, args)]
     try:
-        module.run(module.main)
+        load(tool).main()
     except SystemExit as stop:
         return stop.code
     finally:
@@ -276,15 +268,15 @@ def test_starting_from_a_backbone(trained, outside, capfd):
 
 def test_convert_checkpoint(trained, outside, capsys):
     task, config, work = trained
-    assert call('convert_checkpoint', work / 'epoch_1.pth', 'sub/w.safetensors', '--config', config) == 0
+    assert call('convert', work / 'epoch_1.pth', 'sub/w.safetensors', '--config', config) == 0
     assert 'sub/w.safetensors: 1' in capsys.readouterr().out
     assert call('test', config, 'sub/w.safetensors', '--work-dir', outside / 'work') == 0
-    assert call('convert_checkpoint', 'sub/w.safetensors', 'official.pth', '--to', 'official') == 0
+    assert call('convert', 'sub/w.safetensors', 'official.pth', '--to', 'official') == 0
     assert torch.load('official.pth')['meta']['CLASSES'] == ['dark', 'light']
     torch.save({'state_dict': {'backbone.other': torch.ones(1)}}, 'other.pth')
-    line = fails(capsys, outside, 'convert_checkpoint', 'other.pth', 'new.pth', '--config', config)
+    line = fails(capsys, outside, 'convert', 'other.pth', 'new.pth', '--config', config)
     assert 'checkpoint other.pth is of another model' in line
-    assert 'must end in .pth or .safetensors' in fails(capsys, outside, 'convert_checkpoint', 'other.pth', 'new.bin')
+    assert 'must end in .pth or .safetensors' in fails(capsys, outside, 'convert', 'other.pth', 'new.bin')
 
 
 def test_analyze_prints_a_table_and_writes_all_of_it(detector, outside, capsys):
@@ -514,7 +506,7 @@ def test_an_unexpected_error_keeps_its_traceback():
         raise ZeroDivisionError('a bug')
 
     with pytest.raises(ZeroDivisionError):
-        load('train').run(broken)
+        load('common').one_line_errors(broken)()
 
 
 # Parts

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..cfg_options import CfgOptions
 from ..complexity import count_config
-from .common import UserError, blame, load_config, run
+from .common import UserError, blame, load_config, one_line_errors
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
@@ -39,7 +40,3 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write everything, all levels, to this file')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE')
     return parser.parse_args()
-
-
-if __name__ == '__main__':
-    run(main)

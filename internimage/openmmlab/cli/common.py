@@ -1,6 +1,7 @@
 """What the tools share: reading a config, checking all inputs before anything is written, errors as one line."""
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -29,13 +30,18 @@ class UserError(Exception):
     """Something that the user can put right. The message is one line."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Calls `main`; what the user can put right becomes one line `error: ...` on stderr and exit code 2."""
-    try:
-        main()
-    except (UserError, ConfigError, CheckpointError, DataError, ImageError) as error:
-        print('error:', ' '.join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """`main`, of which what the user can put right becomes one line `error: ...` on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def command() -> None:
+        try:
+            main()
+        except (UserError, ConfigError, CheckpointError, DataError, ImageError) as error:
+            print('error:', ' '.join(str(error).split()), file=sys.stderr)
+            sys.exit(2)
+
+    return command
 
 
 @contextmanager

@@ -10,9 +10,10 @@ Converting is not needed to use a checkpoint: `load_from`, `init_cfg` and all to
 import argparse
 
 from ...checkpoint import convert_checkpoint
-from .common import build_model, load_config, run
+from .common import build_model, load_config, one_line_errors
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     model = build_model(load_config(args.config)) if args.config else None
@@ -28,7 +29,3 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--to', choices=['ours', 'official'], default='ours', help='whose names (default: ours)')
     parser.add_argument('--ema', action='store_true', help='the averaged weights of a file that has both')
     return parser.parse_args()
-
-
-if __name__ == '__main__':
-    run(main)

@@ -1,8 +1,8 @@
 """`make demo`: generate data, train a small detector and a small segmentor, evaluate them, draw what they find.
 
-    python tools/demo.py [--out-dir DIR]
+    internimage demo [--out-dir DIR]
 
-Every step is one of the tools as a user would call it; the commands are printed.
+Every step is one of the commands as a user would call it; they are printed. Data go to ./data/shapes.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import numpy as np
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parents[1]
 # The detector starts from the segmentor's backbone: a few hundred iterations suffice then.
 MODELS = {
     'UPerNet': ('upernet_internimage_small_shapes', {'mIoU': 'mIoU (%)'}),
@@ -35,23 +34,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out-dir', help='new folder for everything that comes out (default: work_dirs/demo-<time>)')
     args = parser.parse_args()
-    out = Path(args.out_dir or ROOT / 'work_dirs' / time.strftime('demo-%Y%m%d-%H%M%S')).resolve()
+    out = Path(args.out_dir or Path('work_dirs', time.strftime('demo-%Y%m%d-%H%M%S'))).resolve()
     out.mkdir(parents=True)
     print(f'The demo takes about 8 minutes on 2 cores. Everything goes to {out}\n')
 
     rows, start = [], time.monotonic()
     for title, (name, metrics) in MODELS.items():
-        config, folder = ROOT / 'configs' / 'demo' / f'{name}.py', out / name
+        config, folder = f'demo/{name}', out / name
         start_from = ['--backbone', rows[-1][-1]] if rows else []
         seconds = {}
-        seconds['train'] = call(f'{title}: training', folder, 'train.py', config, '--work-dir', folder, *start_from)
-        checkpoint = Path((folder / 'last_checkpoint').read_text())
+        seconds['train'] = call(f'{title}: training', folder, 'train', config, '--work-dir', folder, *start_from)
+        checkpoint = folder / Path((folder / 'last_checkpoint').read_text()).name
         seconds['test'] = call(
-            f'{title}: evaluation', folder, 'test.py', config, checkpoint, '--work-dir', folder / 'test'
+            f'{title}: evaluation', folder, 'test', config, checkpoint, '--work-dir', folder / 'test'
         )
-        images = ROOT / 'data' / 'shapes' / 'images' / 'val' / '00000*.png'
+        images = Path('data', 'shapes') / 'images' / 'val' / '00000*.png'
         pictures = ['--out-dir', folder / 'pictures', '--score-thr', 0.5]
-        seconds['infer'] = call(f'{title}: inference', folder, 'infer.py', images, config, checkpoint, *pictures)
+        seconds['infer'] = call(f'{title}: inference', folder, 'infer', images, config, checkpoint, *pictures)
         found = evaluation(folder / 'test')
         rows.append((title, [f'{label} {found[key]:.3g}' for key, label in metrics.items()], seconds, checkpoint))
     plot(out)
@@ -74,15 +73,15 @@ def main() -> None:
 
 def call(title: str, folder: Path, tool: str, *arguments) -> float:
     """Runs a tool, its output in a log, its progress on the screen. Returns the seconds it took."""
-    log = folder / f'{Path(tool).stem}.log'
-    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
-    shown = [relative(part) for part in command[1:]]
-    print(f'{title}\n  python {shlex.join(shown)}', flush=True)
+    log = folder / f'{tool}.log'
+    command = [sys.executable, '-m', 'internimage', tool, *map(str, arguments)]
+    shown = [relative(part) for part in command[3:]]
+    print(f'{title}\n  internimage {shlex.join(shown)}', flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     start = last = time.monotonic()
     with (
         log.open('w') as file,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
         for line in process.stdout:
             file.write(line)
@@ -101,7 +100,7 @@ def call(title: str, folder: Path, tool: str, *arguments) -> float:
 
 def relative(part: str) -> str:
     path = Path(part)
-    return str(path.relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else part
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else part
 
 
 def evaluation(work_dir: Path) -> dict:
@@ -143,7 +142,3 @@ def overview(out: Path, columns: int = 4) -> None:
     cv2.imwrite(
         str(out / 'overview.png'), cv2.resize(np.vstack(rows), None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
     )
-
-
-if __name__ == '__main__':
-    main()

@@ -10,9 +10,10 @@ import argparse
 
 from ..inference import load_model
 from ..roi_bins import draw_roi_bins, roi_bins
-from .common import blame, load_config, run
+from .common import blame, load_config, one_line_errors
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config)
@@ -38,7 +39,3 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--max-boxes', type=int, default=6, help='draw this many at most (default: %(default)s)')
     return parser.parse_args()
-
-
-if __name__ == '__main__':
-    run(main)

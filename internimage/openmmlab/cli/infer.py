@@ -26,9 +26,10 @@ from torch import nn
 from ..cfg_options import CfgOptions
 from ..images import write_image
 from ..inference import ImageError, describe, draw, load_model, predict, read_image
-from .common import UserError, blame, check_writable, load_config, run
+from .common import UserError, blame, check_writable, load_config, one_line_errors
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     if not 0 <= args.score_thr <= 1:
@@ -180,7 +181,3 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
-
-
-if __name__ == '__main__':
-    run(main)

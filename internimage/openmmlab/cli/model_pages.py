@@ -1,5 +1,12 @@
-"""The model page of a folder of configs: its README.md, a table of published results and of costs counted here."""
+"""Write the model pages: configs/*/README.md, published results beside parameters and FLOPs counted here.
 
+    python tools/model_pages.py
+
+Run it in a checkout after a config or configs/published_results.json has changed; a test fails where a page is not up
+to date.
+"""
+
+import argparse
 import json
 from functools import cache
 from pathlib import Path
@@ -9,6 +16,7 @@ from mmengine.config import Config
 from ...analysis import Complexity, count
 from ...imagenet import build_imagenet_form
 from ..complexity import count_config
+from ..configuration import config_folder
 
 DETECTION_SHAPE = (800, 1280)
 METRICS = dict(box_ap='box AP', mask_ap='mask AP', miou_ss='mIoU', miou_ms='multi-scale')
@@ -132,3 +140,13 @@ def line(cells: tuple[str, ...]) -> str:
 def _page(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], intro: str = '', notes: str = '') -> str:
     table = [line(columns), '|---' * len(columns) + '|', *map(line, rows)]
     return f'# {title}\n\n{intro}' + '\n'.join(table) + f'\n\n{notes}{NOTE}'
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage='%(prog)s'
+    ).parse_args()
+    configs = config_folder()
+    for folder in folders(configs):
+        (folder / 'README.md').write_text(model_page(folder))
+    (configs / '_base_' / 'backbones' / 'README.md').write_text(backbone_page(configs))

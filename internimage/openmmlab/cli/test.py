@@ -30,11 +30,12 @@ from .common import (
     check_data,
     check_writable,
     load_config,
-    run,
+    one_line_errors,
     write_whole,
 )
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     if args.out and Path(args.out).suffix not in ('.json', '.pkl'):
@@ -132,7 +133,3 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-if __name__ == '__main__':
-    run(main)

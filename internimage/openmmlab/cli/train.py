@@ -52,11 +52,12 @@ from .common import (
     check_data,
     check_writable,
     load_config,
-    run,
+    one_line_errors,
     scope,
 )
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
@@ -180,7 +181,3 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-if __name__ == '__main__':
-    run(main)

@@ -17,8 +17,8 @@ SPELLED_OTHERWISE = 1 / 20  # of the names
 def check_classes(own: Sequence[str] | None, checkpoint: Mapping, path, renamed: bool = False) -> str | None:
     """Compares `own`, the names of the config in the order of their indices, with those that the checkpoint holds.
 
-    Names that differ only in case, spaces, hyphens and underscores are the same; so are, with a warning, a few of a long
-    list (`SPELLED_OTHERWISE`) that no other place of it has, as releases of a data set differ in the spelling of some.
+    Names that differ only in case, spaces, hyphens and underscores are the same; so are, with a warning, a few of a
+    long list (`SPELLED_OTHERWISE`) that no other place of it has: releases of a data set differ in spelling.
     Where one side has no names, nothing is compared; where the numbers differ, the shapes of the weights decide.
 
     Args:
