@@ -17,6 +17,8 @@ CLASS_COUNTS = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
 SPLITS = ('train', 'val', 'test')
 # The fields of data sets and evaluators that hold paths to read from, and those that look alike and are written to.
 PATH_FIELD = re.compile(r'(?!out).*(?:^|_)(?:root|files?|prefix|paths?|dir|folder)')
+# Parts of a config that name files other than data.
+NO_DATA = {'model', 'tta_model', 'load_from', 'work_dir', 'default_hooks', 'custom_hooks', 'visualizer', 'vis_backends'}
 ABSOLUTE = re.compile(r'/|[A-Za-z]:|.*://')
 
 
@@ -91,8 +93,8 @@ def _imports(cfg: Config) -> list[str]:
 def move_data(cfg: Config, new: str) -> None:
     """Moves every path of the data sets and evaluators that is the config's `data_root`, or lies below it, to `new`.
 
-    Nothing else of the config moves. Below the current folder ('' or '.') is every relative path, but for those that a
-    data set with a `data_root` of its own states relative to that.
+    The variables that these were made of move with them, and nothing else of the config. Below the current folder (''
+    or '.') is every relative path, but for those that a data set with a `data_root` of its own states relative to that.
 
     Raises:
         ConfigError: no path is.
@@ -126,7 +128,12 @@ def move_data(cfg: Config, new: str) -> None:
     for split in SPLITS:
         walk((cfg.get(f'{split}_dataloader') or {}).get('dataset'))
         walk(cfg.get(f'{split}_evaluator'))
-    if not moved:
+    read = moved
+    # Variables of the file that the loaders were made of: nothing reads them, but a dump shows them.
+    for key, value in cfg._cfg_dict.items():
+        if key not in NO_DATA and not key.startswith(SPLITS):
+            walk(value)
+    if not read:
         raise ConfigError(f'no data set and no evaluator reads from data_root {old!r}: set the paths themselves')
 
 

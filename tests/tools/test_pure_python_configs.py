@@ -72,7 +72,7 @@ def test_it_is_evaluated_and_taken_apart(trained, outside, capfd):  # noqa: F811
     else:
         assert 'MaskRCNN predicts masks of instances' in fails(capfd, outside, *args, '--tta')
     assert call('analyze', config, '--shape', 64, 96) == 0
-    assert call('convert_checkpoint', work / 'epoch_1.pth', outside / 'w.pth', '--config', config) == 0
+    assert call('convert', work / 'epoch_1.pth', outside / 'w.pth', '--config', config) == 0
 
 
 def test_inference(trained, data_root, outside, capfd):  # noqa: F811
