@@ -126,6 +126,7 @@ def use_data(cfg, kind, root):
                 ann_file=f'annotations/instances_{split}.json',
                 data_prefix=dict(img=f'images/{split}/'),
             )
+        loader.dataset.pop('metainfo', None)  # the classes are those of the data set
         for transform in loader.dataset.pipeline:
             if 'scale' in transform:
                 transform.scale = IMAGE_SCALE

@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from pycocotools import mask as rle
 
 from internimage.openmmlab.datasets import generate_shapes, shapes
+from internimage.openmmlab.datasets.shapes import __main__ as shapes_command
 
 SIZE = (136, 104)  # width, height
 generate = partial(generate_shapes, num_train=4, num_val=2, size=SIZE, seed=3)
@@ -219,10 +220,10 @@ def test_data_sets_generate_on_first_use_and_load(root, tmp_path, monkeypatch):
 def test_command_line(root, tmp_path, monkeypatch, capsys):
     options = ['--num-train', '4', '--num-val', '2', '--size', '136', '104', '--seed', '3']
     monkeypatch.setattr(sys, 'argv', ['shapes.py', str(tmp_path / 'shapes'), *options])
-    shapes.main()
+    shapes_command.main()
     assert files(tmp_path / 'shapes') == files(root)
 
     monkeypatch.setattr(sys, 'argv', ['shapes.py', str(root)])
     with pytest.raises(SystemExit, match='2'):
-        shapes.main()
+        shapes_command.main()
     assert 'error: root must hold what these arguments give' in capsys.readouterr().err

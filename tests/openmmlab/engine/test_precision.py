@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / 'tests' / 'configs'))
 from test_memory_formats import KINDS, PATHS, build, slimmed  # noqa: E402
 

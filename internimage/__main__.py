@@ -1,0 +1,39 @@
+"""The commands: `internimage COMMAND ...`, or `python -m internimage COMMAND ...`; without one, `env`."""
+
+import importlib
+import sys
+
+# command: (module that has its main(), what it does)
+COMMANDS = {
+    'env': ('internimage.environment', 'what is installed, whether it fits together, what to do where it does not'),
+    'train': ('internimage.openmmlab.cli.train', 'train a detector or segmentor'),
+    'test': ('internimage.openmmlab.cli.test', 'evaluate a trained one'),
+    'infer': ('internimage.openmmlab.cli.infer', 'run a trained one on images'),
+    'convert': ('internimage.openmmlab.cli.convert', 'convert a checkpoint to our names, or back to the official ones'),
+    'analyze': ('internimage.openmmlab.cli.analyze', 'parameters, FLOPs and memory of a config'),
+    'draw-bins': ('internimage.openmmlab.cli.draw_bins', 'draw where deformable RoI pooling looks'),
+    'benchmark': ('internimage.benchmark', 'time operators, layers and networks beside their peers'),
+    'model-pages': ('internimage.openmmlab.cli.model_pages', 'write the model pages of the configs, in a checkout'),
+    'demo': ('internimage.openmmlab.cli.demo', 'train, evaluate and run two small models on generated data'),
+}
+USAGE = 'usage: internimage COMMAND ...\n\n' + '\n'.join(f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items())
+
+
+def main(command: str | None = None) -> int | None:
+    """Runs `command`, the first argument of the command line where it is not given, with the arguments that follow."""
+    if command is None:
+        command, *arguments = sys.argv[1:] or ['env']
+    else:
+        arguments = sys.argv[1:]
+    if command in ('-h', '--help'):
+        print(f'{USAGE}\n\n`internimage COMMAND --help` describes the arguments of one.')
+        return 0
+    if command not in COMMANDS:
+        print(f'error: no command {command!r}\n\n{USAGE}', file=sys.stderr)
+        return 2
+    sys.argv = [f'internimage {command}', *arguments]
+    return importlib.import_module(COMMANDS[command][0]).main()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
