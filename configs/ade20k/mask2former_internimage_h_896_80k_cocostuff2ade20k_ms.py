@@ -1,4 +1,4 @@
-# The same model, tested at five sizes, mirrored too: `tools/test.py --tta`.
+# The same model, tested at five sizes, mirrored too: `internimage test --tta`.
 _base_ = './mask2former_internimage_h_896_80k_cocostuff2ade20k_ss.py'
 
 tta_model = dict(type='SegTTAModel')

@@ -251,7 +251,7 @@ def test_imagenet_figures(name, data):
     assert agrees(cost.total.parameters / 1e6, figures['params_m'], within=0.01 if name == 'h' else 0)
     assert agrees(cost.total.flops / 1e9, figures['flops_g'], within=0.02)
     page = (CONFIGS / '_base_' / 'backbones' / 'README.md').read_text()
-    assert line(backbone_row(CONFIGS, name)) in page.splitlines(), 'run python tools/model_pages.py'
+    assert line(backbone_row(CONFIGS, name)) in page.splitlines(), 'run internimage model-pages'
 
 
 def unseen_of_mask2former(height, width, channels=1024, queries=200, classes=150) -> int:
@@ -276,7 +276,7 @@ def test_published_figures(name):
     unseen = unseen_of_mask2former(*cost.shape) if 'mask2former' in name else 0
     assert abs((cost.total.flops - unseen) / 1e9 / figures['flops_g'] - 1) <= 0.002
     page = (path.parent / 'README.md').read_text()
-    assert line(config_row(path)) in page.splitlines(), 'run python tools/model_pages.py'
+    assert line(config_row(path)) in page.splitlines(), 'run internimage model-pages'
 
 
 @pytest.mark.parametrize('folder', folders(CONFIGS), ids=lambda folder: folder.name)
@@ -286,7 +286,7 @@ def test_pages_have_all_configs(folder):
     rows = [text for text in (folder / 'README.md').read_text().splitlines() if text.startswith('| [')]
     assert [row.split(']')[0].removeprefix('| [') for row in rows] == [path.stem for path in configs]
     for i in {0, len(rows) // 2, len(rows) - 1}:
-        assert rows[i] == line(config_row(configs[i])), 'run python tools/model_pages.py'
+        assert rows[i] == line(config_row(configs[i])), 'run internimage model-pages'
 
 
 # Transformers, of mmdet and mmseg as they are

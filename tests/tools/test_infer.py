@@ -1,4 +1,4 @@
-"""tools/infer.py and the outputs of tools/test.py: no image's failure, interruption or full disk costs the others."""
+"""`internimage infer` and the outputs of `internimage test`: no image's failure, interruption or full disk costs the others."""
 
 import errno
 import json
@@ -159,7 +159,7 @@ def test_the_depth_of_label_maps_goes_by_the_number_of_classes(task, dtype, mode
         assert labels.dtype == dtype and labels.shape == SIZE
 
 
-# tools/test.py --show-dir
+# `internimage test` --show-dir
 
 
 @pytest.mark.parametrize(

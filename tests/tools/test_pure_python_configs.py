@@ -33,7 +33,7 @@ def in_pure_python(text: str, scope: str) -> str:
 
 @pytest.fixture(scope='module', params=['detector', 'segmentor'])
 def trained(request, data_root, tmp_path_factory) -> tuple[str, Path, Path]:  # noqa: F811
-    """The task, its config, and the work folder of a training of one epoch by tools/train.py."""
+    """The task, its config, and the work folder of a training of one epoch by `internimage train`."""
     folder = tmp_path_factory.mktemp(f'pure_{request.param}')
     text, scope = (DETECTOR, 'mmdet') if request.param == 'detector' else (SEGMENTOR, 'mmseg')
     text = re.sub(r"dict\(type='ResNet'.*", BACKBONE + ',', text.replace('{root}', str(data_root)))

@@ -159,7 +159,7 @@ def write_config(folder: Path, task: str, data_root: Path, extra: str = '') -> P
 
 @pytest.fixture(scope='module', params=['detector', 'segmentor'])
 def trained(request, data_root, tmp_path_factory) -> tuple[str, Path, Path]:
-    """The task, its config, and the work folder of a training of one epoch by tools/train.py."""
+    """The task, its config, and the work folder of a training of one epoch by `internimage train`."""
     folder = tmp_path_factory.mktemp(request.param)
     config = write_config(folder, request.param, data_root)
     assert call('train', config, '--work-dir', folder / 'work') == 0

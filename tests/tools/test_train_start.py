@@ -143,7 +143,7 @@ def test_a_work_folder_that_cannot_be(tool, untrained, outside, capsys):  # noqa
 
 
 class TestWhichStart:
-    """`tools/train.py`: what the command line and the config say, and what the Runner then starts from."""
+    """`internimage train`: what the command line and the config say, and what the Runner then starts from."""
 
     def start(self, work, args, **config):
         cfg = Config(dict(work_dir=str(work), **config))

@@ -1,6 +1,6 @@
 """What a config's model costs: parameters, FLOPs and training memory, per module. Nothing is run or allocated.
 
-    python tools/analyze.py CONFIG [--shape 800 1280] [--depth 2] [--json FILE]
+    internimage analyze CONFIG [--shape 800 1280] [--depth 2] [--json FILE]
 
 One multiply-add is one FLOP, DCNv3 and RoI pooling by formula; internimage/analysis/complexity.py states all of it.
 Memory is that of a training step of one image in float32: with activation checkpointing (with_cp=True) the activations

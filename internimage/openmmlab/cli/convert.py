@@ -1,6 +1,6 @@
 """Convert a checkpoint to this project's names, or back to the official ones.
 
-    python tools/convert_checkpoint.py SRC DST [--config CONFIG] [--to official] [--ema]
+    internimage convert SRC DST [--config CONFIG] [--to official] [--ema]
 
 SRC: an official or own checkpoint (.pth, .safetensors), a Hugging Face folder, or an http(s) address.
 DST: a .pth or .safetensors file. It is written completely or not at all.

@@ -104,7 +104,7 @@ def relative(part: str) -> str:
 
 
 def evaluation(work_dir: Path) -> dict:
-    """The metrics that tools/test.py left."""
+    """The metrics that `internimage test` left."""
     (file,) = work_dir.glob('*/*.json')
     return json.loads(file.read_text())
 

@@ -1,6 +1,6 @@
 """Draw where a detector with deformable RoI pooling looks: the bins of its best detections, and their learned shifts.
 
-    python tools/draw_bins.py IMAGE CONFIG CHECKPOINT [--out FILE] [--score-thr 0.3] [--max-boxes 6]
+    internimage draw-bins IMAGE CONFIG CHECKPOINT [--out FILE] [--score-thr 0.3] [--max-boxes 6]
 
 A ring is the regular centre of a bin, the dot at the end of the line the shifted one; the smaller the dot, the less the
 bin weighs (modulated pooling).

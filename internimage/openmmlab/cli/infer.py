@@ -1,6 +1,6 @@
 """Run a trained model on images.
 
-    python tools/infer.py IMAGES CONFIG CHECKPOINT [--out-dir DIR] [--score-thr 0.3] [--device cpu] [--cfg-options ...]
+    internimage infer IMAGES CONFIG CHECKPOINT [--out-dir DIR] [--score-thr 0.3] [--device cpu] [--cfg-options ...]
 
 IMAGES is one image, a folder or a glob. A detector leaves a drawn <name>.png per image and one predictions.json; a
 segmentation model a drawn <name>.png and a <name>_labels.png, whose pixels are class indices, per image.

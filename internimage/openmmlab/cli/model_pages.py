@@ -1,6 +1,6 @@
 """Write the model pages: configs/*/README.md, published results beside parameters and FLOPs counted here.
 
-    python tools/model_pages.py
+    internimage model-pages
 
 Run it in a checkout after a config or configs/published_results.json has changed; a test fails where a page is not up
 to date.
@@ -22,10 +22,10 @@ DETECTION_SHAPE = (800, 1280)
 METRICS = dict(box_ap='box AP', mask_ap='mask AP', miou_ss='mIoU', miou_ms='multi-scale')
 
 NOTE = """Parameters (millions) and FLOPs (billions, a multiply-add being one) are counted by this project for an image
-of the size given; published figures in brackets. `python tools/analyze.py CONFIG --shape HEIGHT WIDTH` prints them for
+of the size given; published figures in brackets. `internimage analyze CONFIG --shape HEIGHT WIDTH` prints them for
 each module, with the memory that training needs. Published accuracy is that of the official models; a dash: none.
 
-This page is written by `python tools/model_pages.py` from `configs/published_results.json` and the configs.
+This page is written by `internimage model-pages` from `configs/published_results.json` and the configs.
 """
 
 

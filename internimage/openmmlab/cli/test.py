@@ -1,6 +1,6 @@
 """Evaluate a trained detection or segmentation model: prints the config's metrics.
 
-python tools/test.py CONFIG CHECKPOINT [--out FILE.json] [--show-dir DIR] [--tta] [--cfg-options k=v ...]
+internimage test CONFIG CHECKPOINT [--out FILE.json] [--show-dir DIR] [--tta] [--cfg-options k=v ...]
 """
 
 import argparse

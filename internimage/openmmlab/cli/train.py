@@ -1,6 +1,6 @@
 """Train a detection or segmentation model.
 
-    python tools/train.py CONFIG [--load-from CHECKPOINT | --backbone CHECKPOINT | --resume [CHECKPOINT]]
+    internimage train CONFIG [--load-from CHECKPOINT | --backbone CHECKPOINT | --resume [CHECKPOINT]]
                                  [--work-dir DIR] [--amp] [--auto-scale-lr] [--cfg-options KEY=VALUE ...]
                                  [--launcher pytorch]
 

@@ -33,7 +33,7 @@ class ResumeHook(Hook):
     training with this config would be after as many iterations or, in a training by epochs, after as many epochs. With
     an unchanged config everything is as mmengine resumes it, bit for bit.
 
-    `tools/train.py` has this hook always, and so have the configs of this project.
+    `internimage train` has this hook always, and so have the configs of this project.
 
     Raises:
         CheckpointError: the checkpoint has no state of a training, or of another optimizer, other parameter groups,
