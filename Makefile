@@ -1,10 +1,10 @@
 # `make demo` and `make test`: either, alone, takes a fresh machine (Python 3.10 to 3.13, g++, git) all the way.
-# Each stage of the set-up leaves a stamp in .venv/.done, so a broken-off run goes on with the stage it was in.
+# Each stage of the set-up leaves a stamp in .venv/.done, so an interrupted run continues with the stage it was in.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test setup cuda slow sanitize lint format clean
+.PHONY: demo test setup cuda slow matrix sanitize lint format clean
 
 in_range := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \

@@ -1,4 +1,4 @@
-"""Builds the one compiled module, ops_dcnv3._C. Everything else about the packages stands in setup.cfg.
+"""Builds the one compiled module, ops_dcnv3._C. Everything else about the packages is in setup.cfg.
 
 Environment variables:
     OPS_DCNV3_CUDA: 1 insists on the CUDA kernels, for all architectures, as for a wheel; `all` builds these where nvcc

@@ -1,4 +1,4 @@
-"""InternImage: the network, its checkpoints and what can be said about any model, on torch and timm alone.
+"""InternImage: the network, its checkpoints, and the cost of any model (parameters, FLOPs), on torch and timm alone.
 
 Importing this package registers nothing. ``import internimage.openmmlab`` registers the backbone, heads and data sets
 with OpenMMLab; a config asks for that with ``custom_imports = dict(imports=['internimage.openmmlab'])``.
@@ -15,7 +15,7 @@ __all__ = ['VARIANTS', 'InternImage', 'build_variant']
 
 
 def __getattr__(name: str):
-    # Imported when asked for, so that `internimage env` can report on an environment in which the import fails.
+    # Imported on first use, so that `internimage env` can report on an environment in which the import fails.
     if name in __all__:
         from . import network
 

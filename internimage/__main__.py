@@ -5,14 +5,17 @@ import sys
 
 # command: (module that has its main(), what it does)
 COMMANDS = {
-    'env': ('internimage.environment', 'what is installed, whether it fits together, what to do where it does not'),
+    'env': ('internimage.environment', 'installed versions, whether they fit together, and what to do if not'),
     'train': ('internimage.openmmlab.cli.train', 'train a detector or segmentor'),
-    'test': ('internimage.openmmlab.cli.test', 'evaluate a trained one'),
-    'infer': ('internimage.openmmlab.cli.infer', 'run a trained one on images'),
-    'convert': ('internimage.openmmlab.cli.convert', 'convert a checkpoint to our names, or back to the official ones'),
+    'test': ('internimage.openmmlab.cli.test', 'evaluate a trained model'),
+    'infer': ('internimage.openmmlab.cli.infer', 'run a trained model on images'),
+    'convert': (
+        'internimage.openmmlab.cli.convert',
+        'convert a checkpoint to the names of this project, or back to the official ones',
+    ),
     'analyze': ('internimage.openmmlab.cli.analyze', 'parameters, FLOPs and memory of a config'),
-    'draw-bins': ('internimage.openmmlab.cli.draw_bins', 'draw where deformable RoI pooling looks'),
-    'benchmark': ('internimage.benchmark', 'time operators, layers and networks beside their peers'),
+    'draw-bins': ('internimage.openmmlab.cli.draw_bins', 'draw the bins of deformable RoI pooling'),
+    'benchmark': ('internimage.benchmark', 'time operators, layers and networks against their peers'),
     'model-pages': ('internimage.openmmlab.cli.model_pages', 'write the model pages of the configs, in a checkout'),
     'demo': ('internimage.openmmlab.cli.demo', 'train, evaluate and run two small models on generated data'),
 }
@@ -20,13 +23,17 @@ USAGE = 'usage: internimage COMMAND ...\n\n' + '\n'.join(f'  {name:<10} {text}' 
 
 
 def main(command: str | None = None) -> int | None:
-    """Runs `command`, the first argument of the command line where it is not given, with the arguments that follow."""
+    """Runs `command` (default: the first argument of the command line) with the arguments that follow.
+
+    Returns:
+        the exit code: 2 for an unknown command, else what the `main` of the command returns.
+    """
     if command is None:
         command, *arguments = sys.argv[1:] or ['env']
     else:
         arguments = sys.argv[1:]
     if command in ('-h', '--help'):
-        print(f'{USAGE}\n\n`internimage COMMAND --help` describes the arguments of one.')
+        print(f'{USAGE}\n\n`internimage COMMAND --help` describes the arguments of a command.')
         return 0
     if command not in COMMANDS:
         print(f'error: no command {command!r}\n\n{USAGE}', file=sys.stderr)

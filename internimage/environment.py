@@ -1,4 +1,4 @@
-"""`python -m internimage`: what is installed, whether it fits together, and what to do where it does not.
+"""`internimage env`: what is installed, whether it fits together, and what to do if it does not.
 
 Works when any part is missing. Exit code 0 when all is well, 1 when something needs doing.
 """
@@ -31,7 +31,7 @@ INSTALL = 'make setup, or pip install -r requirements.txt and then pip install -
 
 
 def collect() -> dict:
-    """The facts, nothing judged.
+    """The facts about this environment, without judgement: see `problems`.
 
     Returns:
         `versions` and `distributions` by import name (None: not installed), `errors` by import name (the reason why an

@@ -1,4 +1,4 @@
-"""Another name of :mod:`internimage.openmmlab.inference`, for code written before the network stood on its own."""
+"""Alias of :mod:`internimage.openmmlab.inference`, for code that uses the former name."""
 
 import importlib
 import sys

@@ -343,7 +343,7 @@ class InternImage(nn.Module):
             module.requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = 'backbone.') -> tuple[int, int]:
-        """Where a parameter stands in the order of layers, for layer-wise learning-rate decay.
+        """The position of a parameter in the order of layers, for layer-wise learning-rate decay.
 
         Returns (layer, number of layers): the stem is layer 0, the blocks of all stages are counted from 1, and what
         comes after the backbone is the last layer, number of layers - 1.

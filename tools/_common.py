@@ -1,4 +1,4 @@
-"""Another name of :mod:`internimage.openmmlab.cli.common`, for scripts written against it."""
+"""Alias of :mod:`internimage.openmmlab.cli.common`, for scripts that use the former name."""
 
 from internimage.openmmlab.cli.common import *  # noqa: F403
 from internimage.openmmlab.cli.common import load_config  # noqa: F401

@@ -1,5 +1,5 @@
 # What every run shares. Two files of one `_base_` list may not set the same key, so the schedules, which refine the
-# hooks, stand on this file, and a config lists model + dataset + schedule.
+# hooks, have this file as their `_base_`, and a config lists model + dataset + schedule.
 custom_imports = dict(imports=['internimage.openmmlab'])
 
 env_cfg = dict(

@@ -1,4 +1,4 @@
-"""What can be said about a model of torch: what it costs."""
+"""Parameters, FLOPs and memory of any torch model."""
 
 from .complexity import Complexity, Cost, count
 

@@ -14,7 +14,7 @@ the PyTorch reference, the same operator around `grid_sample` (the form of the o
 pooling with offsets (bins of 7x7, adaptive samples, all gradients) against torchvision's pools, which have none.
 `model` and `train` time whole backbones against timm's, each in the memory layout that it is faster in.
 
-The contenders of one row are timed in turn, sample by sample; the rows of a sweep are timed together. On the CPU a
+The contenders of one row are timed in turn, sample by sample; the rows of a sweep one after the other. On the CPU a
 sample is the second of two calls, so that no contender is measured with the cache contents of another one, and freed
 memory is kept: glibc would otherwise map the pages of results over 32 MB again in each call, which takes longer than an
 operator. On CUDA, events time single calls from an idle GPU, and inputs rotate. A figure is the median of its samples,

@@ -59,7 +59,8 @@ SWEEP = (56, 80, 112, 160, 224, 320, 400)
 
 
 def stage_rounds(args, machine: Machine) -> Iterator[list[Case]]:
-    """The stages of every variant and size, one by one; a sweep's sizes together, as their rows are compared."""
+    """The stages of every variant and size, a round each; the sizes of a sweep are one round: their rows are
+    compared."""
     for variant, dtype, batch in product(args.variant, args.dtype, args.batch):
         maps = [((4 * side, 4 * side), 0) for side in SWEEP] if args.sweep else product(args.size, range(4))
         maps = product(maps, PHASES[args.command])
@@ -198,7 +199,7 @@ LAYERS = dict(
 
 
 def check_operators(peers: list[str], device: torch.device) -> None:
-    """Peers compute what ours computes: a benchmark of different things would be a lie."""
+    """Peers compute what ours computes: otherwise the comparison would mean nothing."""
     inputs = [t.requires_grad_() for t in op_inputs((2, 5, 7, 12), 3, torch.float64, device)]
 
     def run(name):

@@ -21,12 +21,12 @@ LARGE = 256 * 2**20  # bytes, more than a GPU's L2 cache holds
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message is one line."""
+    """An error in what the user asked for. The message is one line: the rule, the value, what to do."""
 
 
 @dataclass
 class Case:
-    """A row of the table in the making."""
+    """What one row of the table is measured from."""
 
     labels: dict
     makers: Callable[[], dict[str, Callable]]  # builds the inputs; each maker then builds a contender, see `contender`
@@ -96,7 +96,7 @@ class Machine:
             return torch.cuda.max_memory_allocated() - before
         try:
             ctypes.CDLL(None).malloc_trim(0)  # hands freed memory back, so that the call has to ask for it
-            Path('/proc/self/clear_refs').write_text('5')  # the high-water mark starts anew
+            Path('/proc/self/clear_refs').write_text('5')  # resets the high-water mark
             before = memory('VmRSS')
             call()
             return max(0, memory('VmHWM') - before)
@@ -118,9 +118,12 @@ def processor() -> str:
 
 
 def measure(case: Case, machine: Machine, args) -> dict[str, dict]:
-    """Figures of the case's contenders, which take turns.
+    """The figures of each contender of a case. They are timed in turn, sample by sample.
 
-    Who has no kernel or memory for the case is left out, but ours must run.
+    A contender without a kernel or enough memory for the case is left out with a note.
+
+    Raises:
+        UserError: `ours` cannot run.
     """
     contenders = {}
     for name, make in case.makers().items():
@@ -158,7 +161,8 @@ def measure(case: Case, machine: Machine, args) -> dict[str, dict]:
 def contender(forward: Callable, leaves: Callable, phase: str, context=nullcontext, **facts) -> tuple[Callable, dict]:
     """What times `forward(i)` on the inputs of sample i, or its backward pass, by `leaves(i)`, or both.
 
-    Returns a function that makes sample i ready and returns what is timed, and facts to stand with the figures.
+    Returns a function that prepares sample i and returns the callable that is timed, and facts to report with the
+    figures.
     """
 
     def infer(i):

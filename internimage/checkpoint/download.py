@@ -32,7 +32,7 @@ def cached_path(address: str) -> Path:
 
 
 def fetch(address: str) -> Path:
-    """The local copy of what stands behind `address`; fetched if there is none.
+    """The local copy of the file at `address`, downloaded if there is none.
 
     The size must be the one that the server states, and the SHA-256 begin with the eight digits that a name such as
     `model-1a2b3c4d.pth` ends with.

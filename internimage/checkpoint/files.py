@@ -32,7 +32,8 @@ logger = logging.getLogger('internimage')
 # Where a file keeps its weights: OpenMMLab, official InternImage classification, DeepSpeed. A file without any of these
 # holds the weights themselves.
 WEIGHTS = ('state_dict', 'model', 'module')
-# Where averaged weights (EMA) stand beside them: timm, official InternImage classification, mmengine.
+# Keys under which averaged weights (EMA) are stored beside the others: timm, official InternImage classification,
+# mmengine.
 AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict')
 # What wrappers put before every name: data parallel, torch.compile, Hugging Face.
 PREFIXES = ('module.', '_orig_mod.', 'model.', 'internimage.')
@@ -61,9 +62,10 @@ def read_checkpoint(path, map_location='cpu', ema: bool = False) -> dict:
     that is fetched once into torch's hub folder (`fetch`). Files are mapped into memory, not copied: a tensor is read
     from the disk when it is used.
 
-    The weights may stand in the file under `'state_dict'` (OpenMMLab), `'model'` (official InternImage classification)
-    or `'module'` (DeepSpeed), or be the file itself. Prefixes that all names share (`module.`, `model.`, ...) are taken
-    off, and official names of DINO, Mask2Former and Hugging Face become ours (`official_to_ours`).
+    The weights may be stored in the file under `'state_dict'` (OpenMMLab), `'model'` (official InternImage
+    classification) or `'module'` (DeepSpeed), or be the file itself. Prefixes that all names share (`module.`,
+    `model.`, ...) are taken off, and official names of DINO, Mask2Former and Hugging Face become ours
+    (`official_to_ours`).
 
     Args:
         ema: the averaged weights of a file that has them beside the others. Where a file holds nothing else they are
@@ -98,7 +100,7 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
 
     Args:
         meta: written beside the weights; of it a .safetensors file keeps `dataset_meta` alone.
-        key: under which the weights stand in a .pth file.
+        key: under which a .pth file stores the weights.
 
     Raises:
         CheckpointError: another kind of file, or it cannot be written (no permission, disk full); a file that was
@@ -132,7 +134,7 @@ def dataset_meta(checkpoint: Mapping, path='') -> dict:
         path: the file, for the errors.
 
     Raises:
-        CheckpointError: classes that are no names, or a palette that is no colours.
+        CheckpointError: the classes are not a list of names, or the palette is not a list of colours.
     """
     where = f'checkpoint {path}'.strip()
     meta = checkpoint.get('meta')
@@ -217,7 +219,7 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def local_path(path) -> Path:
-    """`path` as a local one; what stands behind an http(s) address is fetched once, see `fetch`."""
+    """`path` as a local path; the file at an http(s) address is downloaded once, see `fetch`."""
     if is_address(path):
         return fetch(str(path))
     try:
@@ -374,7 +376,7 @@ def _parse_json(text: str, where) -> dict:
 
 
 def _unshared(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor contiguous and in a memory of its own, as safetensors wants it."""
+    """Every tensor contiguous and not sharing its storage, as safetensors requires."""
     seen, weights = set(), {}
     for name, value in state_dict.items():
         value = value.contiguous()
@@ -385,11 +387,11 @@ def _unshared(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _weights_key(content: dict, ema: bool, path: Path) -> str | None:
-    """Under which key the weights stand; None where `content` is the weights."""
+    """The key under which `content` stores the weights; None if `content` itself is the weights."""
     current = [key for key in WEIGHTS if isinstance(content.get(key), Mapping)]
     averaged = [key for key in AVERAGES if isinstance(content.get(key), Mapping)]
     if 'state_dict' in current and 'ema_state_dict' in averaged:
-        return 'state_dict'  # mmengine: the average, and the plain weights stand under the other key
+        return 'state_dict'  # mmengine: the average; the plain weights are under the other key
     if ema and not averaged:
         raise CheckpointError(f'checkpoint {path} holds no averaged weights: none of {", ".join(AVERAGES)}')
     if current and averaged and not ema:

@@ -104,8 +104,8 @@ def fit_for_fine_tuning(
     others must fit.
 
     Returns:
-        weights that `model` loads without anything missing, unexpected or of another shape; and what starts anew, a
-        text with both shapes for each.
+        weights that `model` loads without anything missing, unexpected or of another shape; and, for each
+        entry that keeps what the model has, a text with both shapes.
 
     Raises:
         CheckpointError: as `check_state_dict`.

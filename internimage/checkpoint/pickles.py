@@ -41,7 +41,7 @@ MOST_VALUES = 10_000_000
 
 
 class UnsafePickle(Exception):
-    """The pickle holds what a checkpoint does not. `name` is what it names, where that is not on the list."""
+    """The pickle contains something that no checkpoint contains. `name`: the class or function that is not allowed."""
 
     def __init__(self, reason: str, name: str | None = None):
         super().__init__(reason)
@@ -74,7 +74,7 @@ class Made(NamedTuple):
 
 
 class Nested(tuple):
-    """A tuple, and how deep tuples stand in it: Python hashes them recursively, down to the end of the stack."""
+    """A tuple, and how deeply tuples are nested in it: Python hashes them recursively, down to the end of the stack."""
 
     depth = 1
 
@@ -389,7 +389,7 @@ def plain(content, trusted: tuple[type, ...] = ()):
 
     Raises:
         UnsafePickle: classes or functions as values, something that contains itself, or more than ten million values
-            (a few lists that name each other can stand for any number).
+            (a few lists that refer to each other can amount to any number).
     """
     return _plain(content, trusted, {}, 0)[0]
 
@@ -398,7 +398,7 @@ _ATOMS = (str, int, float, bool, type(None), complex, bytes, torch.dtype, torch.
 
 
 def _plain(value, trusted, seen: dict, depth: int):
-    """And how many values it stands for. `seen` has both by the value's id, None for those around this one."""
+    """Also returns how many values it amounts to. `seen` has both by the value's id, None for those around this one."""
     kind = type(value)
     if kind in _ATOMS or isinstance(value, (np.generic, np.dtype)):
         return value, 1
@@ -444,6 +444,6 @@ def _history(value: History):
     _expect(fine and _is_size(longest), 'holds a log of values that is broken')
     try:
         buffer = import_module('mmengine.logging.history_buffer').HistoryBuffer
-    except ImportError:  # no mmengine, nobody to go on with the training
+    except ImportError:  # without mmengine the training cannot be resumed
         return {'log_history': values, 'count_history': counts, 'max_length': longest}
     return buffer(values, counts, max(longest, 1))

@@ -7,7 +7,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used. The message is one line that names the file and says why."""
 
     def __init__(self, message: str):
-        if len(message) > LONGEST:  # a path or a name of any length: what is wrong stands at the end
+        if len(message) > LONGEST:  # a long path or name: what is wrong is said at the end
             message = f'{message[: LONGEST // 4]} ... {message[-LONGEST // 2 :]}'
         super().__init__(printable(message, LONGEST))
 
@@ -19,6 +19,6 @@ def printable(text, longest: int = 120) -> str:
 
 
 def listed(names, most: int = 3) -> str:
-    """The first of some names that stand in a file."""
+    """The first of some names that a file contains."""
     names = list(names)
     return ', '.join(map(printable, names[:most])) + (', ...' if len(names) > most else '')

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 def without_onedl_message() -> Iterator[None]:
     """Importing mmdet and mmseg in here does not print, four times, that the package onedl could not be imported.
 
-    The maintained forks have data sets for it, which nothing needs. They report at level DEBUG and without a logger,
-    and such a message mmengine prints, whatever its level.
+    The maintained forks have data sets for that package, which this project does not use. They log the message at level
+    DEBUG without a logger, and mmengine prints every message that has no logger.
     """
     import mmengine.logging
 

@@ -1,4 +1,4 @@
-"""`--cfg-options KEY=VALUE ...`: what the words mean, and whether the config has a place for them."""
+"""`--cfg-options KEY=VALUE ...`: parsing the values, and checking that the config has such keys."""
 
 import difflib
 import inspect
@@ -57,11 +57,11 @@ TAKEN_OUT = {OptimWrapper: {'constructor', 'paramwise_cfg'}, _ParamScheduler: {'
 
 
 class ConfigError(ValueError):
-    """A config, or an option for it, that the user can put right. The message is one line."""
+    """An error in a config or in an option for it. The message is one line: the key, the value, what to do."""
 
 
 class CfgOptions(DictAction):
-    """mmengine's action, which keeps the spaces inside of values and says in one line what is no KEY=VALUE."""
+    """mmengine's action; keeps spaces inside values, and refuses what is not KEY=VALUE in one line."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         for word in values:
@@ -91,7 +91,7 @@ def merge_options(cfg: Config, options: dict) -> None:
     or of mmengine's Runner. '+key' adds any other, and takes a value of any type.
 
     Raises:
-        ConfigError: no such key (variables of a config file, which nothing reads after it, are none either), or a value
+        ConfigError: there is no such key (a variable of the config file that nothing reads is not one), or the value is
             of another type than the one it replaces.
     """
     checked = _Checked(cfg)
@@ -137,7 +137,7 @@ class _Checked:
             elif isinstance(node, dict):
                 new = tree if tree is not None else {}
                 if part == DELETE or new.get(DELETE):
-                    return  # what is new is the constructor's to judge
+                    return  # the constructor checks the new entry
                 if part not in node:
                     arguments = self.arguments(path, {**node, **new}, parts[:depth])
                     if not forced and part not in arguments:
@@ -276,7 +276,7 @@ def _leaves(value) -> Iterator:
 
 
 def _replaces(new, old) -> bool:
-    """May a value stand where `old` stood? Whole numbers and fractions, and lists and tuples, replace each other; one
+    """May a value replace `old`? Whole numbers and fractions, and lists and tuples, replace each other; one
     string or number a list of them where that is usual (metric='bbox', prob=[0.3, 0.3])."""
     kinds = {_kind(leaf) for leaf in _leaves(old)}
     if old is None or new is None or not kinds <= {'true or false', 'a number', 'a string', 'a dict'}:

@@ -1,7 +1,7 @@
 """Checkpoints in OpenMMLab: importing this module makes mmengine read through `internimage.checkpoint`.
 
-`load_from`, `resume` and `init_cfg` of any config take every form that `read_checkpoint` takes, and mmengine later runs
-nothing that a file holds, and deletes nothing that a file names.
+`load_from`, `resume` and `init_cfg` of any config take every form that `read_checkpoint` takes, and mmengine later
+executes nothing that a file contains, and deletes no file that it names.
 """
 
 import copy
@@ -30,7 +30,7 @@ from .configuration import CLASS_COUNTS, dicts
 
 
 class _ToMMEngine(logging.Handler):
-    """What `internimage.checkpoint` has to say appears where mmengine logs: on the terminal and in the work folder."""
+    """Messages of `internimage.checkpoint` go to mmengine's log: the terminal and the work folder."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print_log(record.getMessage(), logger='current', level=record.levelno)
@@ -65,7 +65,7 @@ def class_layers(model: dict) -> set[str]:
 
 @CheckpointLoader.register_scheme(('', 'http://', 'https://'), force=True)
 def _read_for_mmengine(filename, map_location=None) -> dict:
-    """Never falls back to running what a file holds, as mmengine's own loader does."""
+    """Never executes what a file contains, as mmengine's own loader may."""
     checkpoint = read_checkpoint(filename, map_location)
     try:
         return harmless_state(checkpoint)
@@ -115,15 +115,15 @@ def _read_by_name(filename: str, addresses: Mapping[str, str], map_location) -> 
 
 
 def harmless_state(checkpoint: dict) -> dict:
-    """`checkpoint` as mmengine may have it.
+    """`checkpoint` without what mmengine would execute, and without paths of files that it would delete.
 
-    mmengine runs `meta['config']` when it resumes, and the `cfg` of the log or of `meta` in its Inferencer: they are
-    Python. The text stays under `meta['config_text']`, which nothing runs. It deletes what is named under `best_ckpt`
-    when there is a better one, and the checkpoints numbered `keep_ckpt_ids`: of the former the bare name of a
-    checkpoint stays, of the latter the numbers.
+    mmengine executes `meta['config']` when it resumes, and the `cfg` of the log or of `meta` in its Inferencer: they
+    are Python. The text is kept under `meta['config_text']`, which nothing executes. mmengine deletes the file named
+    under `best_ckpt` when there is a better one, and the checkpoints numbered `keep_ckpt_ids`: of `best_ckpt` only the
+    file name of a checkpoint is kept, of `keep_ckpt_ids` only numbers.
 
     Raises:
-        CheckpointError: a state that cannot be gone on with: numbers that are none, a part that is no dict.
+        CheckpointError: a counter is not a whole number, or a part is not a dict.
     """
     checkpoint = dict(checkpoint)
     if checkpoint.get('meta') is not None:
@@ -131,8 +131,8 @@ def harmless_state(checkpoint: dict) -> dict:
     if 'message_hub' in checkpoint:
         checkpoint['message_hub'] = _harmless_hub(_mapping(checkpoint['message_hub'], 'message_hub'))
     if 'optimizer' in checkpoint:
-        # Unlike weights, which are copied into the model, this becomes the optimizer's own: it must not hang on a file
-        # that a training may write again.
+        # Unlike weights, which are copied into the model, this becomes the optimizer's own: it must not be mapped from
+        # a file that the training may overwrite.
         optimizer = _mapping(checkpoint['optimizer'], 'optimizer')
         checkpoint['optimizer'] = _without_fused(apply_to(optimizer, torch.is_tensor, torch.clone))
     return checkpoint
@@ -186,7 +186,7 @@ def _harmless_hub(hub: Mapping) -> dict:
 
 
 def _checkpoint_name(path) -> str | None:
-    """The bare name of the best checkpoint of a training; None for whatever else stands there."""
+    """The file name of the best checkpoint of a training; None if `path` is anything else."""
     name = PureWindowsPath(PurePosixPath(path).name).name if isinstance(path, str) else ''
     return name if name.startswith('best_') and name.endswith('.pth') else None
 

@@ -88,7 +88,7 @@ def _roi_align(self, input, rois):
 
 
 def _one_level(self, feats, rois, roi_scale_factor=None):
-    """All RoIs from one level: on which one each lies depends on its box, what it costs does not."""
+    """All RoIs from one level: the level of a RoI depends on its box, its cost does not."""
     return self.roi_layers[0](feats[0], rois)
 
 

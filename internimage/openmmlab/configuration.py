@@ -12,7 +12,7 @@ from mmengine.utils import import_modules_from_strings
 
 from .cfg_options import ConfigError, merge_options
 
-# How OpenMMLab's heads call the number of classes.
+# Arguments of OpenMMLab's heads that hold a number of classes.
 CLASS_COUNTS = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
 SPLITS = ('train', 'val', 'test')
 # The fields of data sets and evaluators that hold paths to read from, and those that look alike and are written to.
@@ -28,7 +28,7 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
     `data_root` moves all data, see `move_data`. `work_dir`: given, else the config's, else by the config's name.
 
     Raises:
-        ConfigError: the file is missing or no config, or an option is none.
+        ConfigError: the file is missing or not a config, or an option is wrong.
     """
     path = find_config(path)
     try:
@@ -91,13 +91,13 @@ def _imports(cfg: Config) -> list[str]:
 
 
 def move_data(cfg: Config, new: str) -> None:
-    """Moves every path of the data sets and evaluators that is the config's `data_root`, or lies below it, to `new`.
+    """Moves every path of the data sets and evaluators that is the config's `data_root`, or is below it, to `new`.
 
     The variables that these were made of move with them, and nothing else of the config. Below the current folder (''
     or '.') is every relative path, but for those that a data set with a `data_root` of its own states relative to that.
 
     Raises:
-        ConfigError: no path is.
+        ConfigError: there is no such path.
     """
     old, moved = cfg.data_root or '', 0
 

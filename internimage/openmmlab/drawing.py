@@ -98,7 +98,7 @@ def draw_instances(
 def draw_label_map(picture: np.ndarray, labels: np.ndarray, classes, palette, alpha: float = 0.5) -> np.ndarray:
     """`labels` (H, W) in the colors of their classes over the picture, the name of each class in its widest row.
 
-    A label that is no class (255: to be ignored) is drawn black and without a name.
+    A label that is not a class index (255: to be ignored) is drawn black and without a name.
     """
     count = len(classes)
     colors = np.zeros((count + 1, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Reading images: what `predict` takes, and by which rule it becomes 8 bits per channel in BGR."""
+"""Reading images of any kind that `predict` takes as 8 bits per channel in BGR."""
 
 import os
 import stat

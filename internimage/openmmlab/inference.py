@@ -41,8 +41,8 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
 
     The model is in evaluation mode. Its `dataset_meta` holds `classes` (names in index order) and `palette` (one RGB
     color per class), from the checkpoint, or from the config's test data set where the checkpoint has no classes; a
-    palette is made where there is none of one color per class. After `model.half()`, `.bfloat16()` and `.double()` it
-    predicts as well.
+    palette is made if there is none with one color per class. The model may be cast by `.half()`, `.bfloat16()` or
+    `.double()`, or moved to `memory_format=torch.channels_last`, and predicts then too.
 
     Threads may load models, predict with one and the same model, and draw, at the same time. What else builds from
     mmengine's registries in other threads must not run meanwhile.
@@ -99,7 +99,7 @@ def predict(model: nn.Module, image, *, rle_masks: bool = False) -> BaseDataElem
         (`pred_sem_seg.data`: class indices, (1, H, W); also `seg_logits`, up to 2**26 values).
 
     Raises:
-        ImageError: it is not an image; the message says what it is and what was expected.
+        ImageError: `image` is not an image; the message says what it is and what was expected.
     """
     image = read_image(image)
     data = model.pipeline(dict(img=image, img_id=0))

@@ -1,4 +1,4 @@
-"""Results of large images in little memory, the same as the library's to the last bit.
+"""Results of large images in little memory, bit for bit those of mmdet and mmseg.
 
 mmseg resizes the scores of all classes to the size of the image before it takes the best: 150 classes of 12 megapixels
 are 7 GB. mmdet pastes each mask into an array of the image's size and keeps them all: 100 masks of 48 megapixels are
@@ -51,7 +51,7 @@ def run_length(mask: np.ndarray) -> dict:
     padded = np.pad(mask[top:bottom, left:right].T, ((0, 0), (1, 1)))
     column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
     changes = (left + column) * height + top + row
-    # A run that ends at the foot of a column and goes on at the head of the next one is one run.
+    # A run that ends at the bottom of a column and continues at the top of the next one is one run.
     values, times = np.unique(changes, return_counts=True)
     changes = values[times == 1]
     counts = np.diff(changes, prepend=0, append=height * width)
@@ -60,7 +60,7 @@ def run_length(mask: np.ndarray) -> dict:
 
 
 def _label_maps(model: BaseSegmentor, seg_logits: Tensor, data_samples=None) -> list:
-    """Stands for `BaseSegmentor.postprocess_result`."""
+    """Replaces `BaseSegmentor.postprocess_result`."""
     classes = seg_logits.shape[1]
     if data_samples is None or classes <= FEW_CLASSES:
         return BaseSegmentor.postprocess_result(model, seg_logits, data_samples)
@@ -124,7 +124,7 @@ def _run_lengths(
     rescale=False,
     activate_map=False,
 ) -> list[dict] | Tensor:
-    """Stands for `FCNMaskHead._predict_by_feat_single`, which it calls for each mask alone."""
+    """Replaces `FCNMaskHead._predict_by_feat_single`, which it calls for one mask at a time."""
     paste = partial(
         type(head)._predict_by_feat_single,
         head,

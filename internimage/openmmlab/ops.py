@@ -1,17 +1,17 @@
 """mmcv's compiled operators: with or without a compiled mmcv, in any memory layout, of any floating-point dtype.
 
-Importing this module does three things, which no other module has to think of:
+Importing this module does three things, so that no other module needs to know about them:
 
 mmcv need not be compiled. Where it was installed as a pure wheel, which lacks `mmcv._ext`, the folder `mmcv_ext` is
-appended to its path and has a module of that name, out of torchvision's kernels and ours. A compiled one comes first on
-the path: it is taken where there is one, and is an ImportError where it does not load.
+appended to its path; its `_ext` uses torchvision's kernels and ours. A compiled one comes first on the path: it is used
+if there is one, and raises an ImportError if it does not load.
 
-mmdet and mmseg put functions that always raise in the place of operators, if they are imported while there are none.
-Those get the operators.
+mmdet and mmseg replace operators that they cannot import by functions that always raise.
+`bind_operators` puts the operators back.
 
 mmcv's Python hands tensors to `mmcv._ext` as they come, and most compiled functions read memory as if it were
-contiguous: of a map in channels_last, a slice or an expanded tensor they make other numbers, silently. And on the CPU
-they know float32 and, in part, float64. Both is put right where the tensors cross into them.
+contiguous: for a map in channels_last, a slice or an expanded tensor the result is wrong, without an error. And on the
+CPU they support float32 and, in part, float64 only. Tensors are therefore converted on the way in and out.
 """
 
 import ast
@@ -43,12 +43,12 @@ def load_extension() -> ModuleType:
 
 
 def is_compiled() -> bool:
-    """Whether mmcv's operators are its own."""
+    """Whether mmcv has its own compiled operators."""
     return Path(sys.modules['mmcv._ext'].__file__).parent != FOLDER
 
 
 def bind_operators() -> None:
-    """Puts operators in the place of what mmcv, mmdet and mmseg have made for want of them."""
+    """Binds the operators where mmcv, mmdet and mmseg have put substitutes because they could not import them."""
     for name, module in sorted(sys.modules.items()):  # mmcv before those that import from it
         if name.split('.')[0] in ('mmcv', 'mmdet', 'mmseg') and getattr(module, '__file__', None):
             for source, attribute, bound in optional_imports(module):
@@ -72,7 +72,7 @@ def optional_imports(module: ModuleType) -> Iterator[tuple[str, str, str]]:
 
 
 def guard(extension: ModuleType) -> None:
-    """Every function of the module then gets contiguous tensors of a dtype that it knows; twice is as once."""
+    """Wraps every function of the module by `guarded`; calling it again changes nothing."""
     for name, function in list(vars(extension).items()):
         own = callable(function) and function.__module__ == extension.__name__ and not name.startswith('_')
         if own and not hasattr(function, 'guarded'):

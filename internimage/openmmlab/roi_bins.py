@@ -82,7 +82,7 @@ def draw_roi_bins(
     bins = roi_bins(model, image) if bins is None else bins
     factor = -(-least_side // max(image.shape[:2])) or 1
     picture = cv2.resize(mmcv.bgr2rgb(image), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    picture = (0.7 * picture).astype(np.uint8)  # the bins stand out
+    picture = (0.7 * picture).astype(np.uint8)  # so that the bins are visible
     radius = max(picture.shape[:2]) / 250
     subpixel = 4  # binary digits
 

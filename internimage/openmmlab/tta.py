@@ -10,7 +10,7 @@ from .configuration import dicts, leaf_datasets, type_name
 
 # Factors for the size of the image, those of mmseg's own configs.
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-# Where the model has no suppression of duplicates of its own, as DINO: two views find the same object.
+# For models without NMS, such as DINO: two views find the same object.
 NMS = dict(type='nms', iou_threshold=0.7)
 META_KEYS = ('img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 
@@ -43,7 +43,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def tta_pipeline(pipeline: Sequence[dict], scales: Sequence[float] = SCALES) -> list[dict]:
-    """The test pipeline of a config -> the one that makes the views: the same steps, with every choice in their place.
+    """The pipeline that makes the views, from the test pipeline of a config: each step as the list of its variants.
 
     Annotations are read last: they stay those of the image as it is.
     """
@@ -93,6 +93,6 @@ def _scaled(resize: dict, scale: float) -> dict:
 
 
 def _merging(test_cfg: dict) -> dict:
-    """How the boxes of the views become one set: as the model itself does with its own."""
+    """How the boxes of the views are merged: by the NMS that the model uses for its own boxes."""
     final = test_cfg.get('rcnn') or test_cfg
     return dict(nms=final.get('nms') or NMS, max_per_img=final.get('max_per_img') or 100)

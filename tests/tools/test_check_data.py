@@ -1,4 +1,4 @@
-"""Wrong data in `internimage train` and `internimage test`: one line before anything is written, or as soon as it is met."""
+"""Wrong data in `internimage train` and `internimage test`: one line before anything is written."""
 
 import mmcv
 import numpy as np

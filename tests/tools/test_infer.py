@@ -1,4 +1,4 @@
-"""`internimage infer` and the outputs of `internimage test`: no image's failure, interruption or full disk costs the others."""
+"""`internimage infer` and the outputs of `internimage test`: failures, interruption, full disks."""
 
 import errno
 import json

@@ -1,5 +1,5 @@
 # InternImage-H, 1.08 billion parameters.
-# A config takes `backbone` into its model, and `in_channels` for what stands on the four stages.
+# A config uses `backbone` in its model, and `in_channels` (of the four stages) in the neck or head on top of it.
 backbone = dict(
     type='InternImage',
     core_op='DCNv3',

@@ -1,4 +1,4 @@
-# DINO as it stands on InternImage-H and G, trained on Objects365 before.
+# DINO for InternImage-H and G, pre-trained on Objects365.
 # The official configs have `snip_cfg`, and `fed_loss_cfg` on LVIS, in train_cfg. They are left out:
 # nothing that reads them was found in the released heads.
 _base_ = './dino_4scale.py'

@@ -1,4 +1,4 @@
-# Segmentation, 160k iterations. A shorter schedule stands on this file.
+# Segmentation, 160k iterations. Shorter schedules have this file as their `_base_`.
 _base_ = '../default_runtime.py'
 
 max_iters = 160000

@@ -1,4 +1,4 @@
-# Detection, 12 epochs. A longer schedule stands on this file.
+# Detection, 12 epochs. Longer schedules have this file as their `_base_`.
 _base_ = '../default_runtime.py'
 
 warmup_iters = 500

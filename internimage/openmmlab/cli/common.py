@@ -1,4 +1,4 @@
-"""What the tools share: reading a config, checking all inputs before anything is written, errors as one line."""
+"""What the commands share: reading a config, checking all inputs before anything is written, errors as one line."""
 
 import argparse
 import functools
@@ -19,7 +19,7 @@ from torch import nn
 from ...checkpoint import CheckpointError
 from ..cfg_options import ConfigError
 from ..checkpoint import build_on_meta
-from ..configuration import dicts, load_config, type_name  # noqa: F401  (for the tools)
+from ..configuration import dicts, load_config, type_name  # noqa: F401  (for the commands)
 from ..datasets import checks
 from ..datasets.checks.errors import DataError
 from ..engine import check_loader
@@ -27,11 +27,11 @@ from ..inference import ImageError
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message is one line."""
+    """An error in what the user gave. The message is one line: the rule, the value, what to do."""
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """`main`, of which what the user can put right becomes one line `error: ...` on stderr and exit code 2."""
+    """`main` with errors of the user's input as one line `error: ...` on stderr and exit code 2."""
 
     @functools.wraps(main)
     def command() -> None:
@@ -46,7 +46,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
 
 @contextmanager
 def blame(where: str) -> Iterator[None]:
-    """What constructors raise for a wrong or misspelt option becomes a UserError that starts with `where`."""
+    """Turns what constructors raise for a wrong or misspelt option into a UserError that starts with `where`."""
     try:
         yield
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
@@ -56,8 +56,11 @@ def blame(where: str) -> Iterator[None]:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The config's model without memory for weights, before anything is written: whatever is wrong with its options
-    shows here."""
+    """The config's model on the meta device, without memory for weights.
+
+    Raises:
+        UserError: a wrong option, or a checkpoint of an `init_cfg` that does not exist.
+    """
     for node in dicts(cfg.model):
         file = node.get('checkpoint') if type_name(node) in ('Pretrained', 'PretrainedInit') else None
         if file and '://' not in file and not Path(file).expanduser().exists():
@@ -86,10 +89,10 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def check_writable(folder, what: str) -> None:
-    """Can files be written to the folder, which need not exist? Nothing is left behind.
+    """Checks that files can be written to the folder, which need not exist. Nothing is left behind.
 
     Raises:
-        UserError: no; the message names `what`, the option.
+        UserError: they cannot; the message names `what`, the option.
     """
     existing = Path(folder)
     while not os.path.lexists(existing) and existing != existing.parent:
@@ -119,6 +122,6 @@ def add_check_data(parser: argparse.ArgumentParser) -> None:
         '--check-data',
         choices=checks.MODES,
         default='sample',
-        help='what is read of the data before the run: annotation files and a sample of the images and label maps, all '
-        'of them, or nothing',
+        help='data that are checked before the run: annotation files and a sample of the images and label maps, all of '
+        'them, or none',
     )

@@ -1,4 +1,4 @@
-"""Draw where a detector with deformable RoI pooling looks: the bins of its best detections, and their learned shifts.
+"""Draw the bins of deformable RoI pooling for the best detections of an image, with their learned shifts.
 
     internimage draw-bins IMAGE CONFIG CHECKPOINT [--out FILE] [--score-thr 0.3] [--max-boxes 6]
 
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', default='bins.png', metavar='FILE', help='the picture (default: %(default)s)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='leave out boxes up to this score (default: %(default)s)'
+        '--score-thr', type=float, default=0.3, help='leave out boxes with at most this score (default: %(default)s)'
     )
     parser.add_argument('--max-boxes', type=int, default=6, help='draw this many at most (default: %(default)s)')
     return parser.parse_args()

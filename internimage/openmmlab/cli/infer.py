@@ -2,11 +2,11 @@
 
     internimage infer IMAGES CONFIG CHECKPOINT [--out-dir DIR] [--score-thr 0.3] [--device cpu] [--cfg-options ...]
 
-IMAGES is one image, a folder or a glob. A detector leaves a drawn <name>.png per image and one predictions.json; a
-segmentation model a drawn <name>.png and a <name>_labels.png, whose pixels are class indices, per image.
+IMAGES is one image, a folder or a glob. A detector writes a drawing <name>.png per image and one predictions.json; a
+segmentation model a drawing <name>.png and a <name>_labels.png, whose pixels are class indices, per image.
 
-An image that fails is named and left out; exit code 1 says that there was one. When the run is interrupted,
-predictions.json holds the images that are done; when it is killed, they are in predictions.part.jsonl, one per line.
+An image that fails is named and left out, and the exit code is 1. If the run is interrupted, predictions.json holds the
+images that are done; if it is killed, they are in predictions.part.jsonl, one per line.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
             except ImageError as error:
                 print(f'\nskipped {error}', file=sys.stderr)
                 skipped += 1
-            except Exception as error:  # of whatever kind: the other images are not lost by it
+            except Exception as error:  # of any kind: the other images are still done
                 print(f'\nfailed {file}: {one_line(error)}', file=sys.stderr)
                 failed += 1
             else:
@@ -100,7 +100,7 @@ def infer(model: nn.Module, file: Path, image: np.ndarray, score_thr: float) -> 
 
 class Records:
     """A JSON list that is on disk, item by item, from the beginning: in `<name>.part.jsonl`, from which `close` makes
-    the file. Without items there is no file."""
+    the file. Without items no file is written."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -172,7 +172,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('--out-dir', default='outputs', help='folder for the results (default: %(default)s)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='leave out boxes up to this score (default: %(default)s)'
+        '--score-thr', type=float, default=0.3, help='leave out boxes with at most this score (default: %(default)s)'
     )
     parser.add_argument(
         '--device',

@@ -76,7 +76,7 @@ def config_row(path: Path) -> tuple[str, ...]:
 
 
 def config_cost(path: Path) -> Complexity:
-    """The cost of a config's model at the size of its published FLOPs; where these are none, detectors at 800x1280,
+    """The cost of a config's model at the size of its published FLOPs; without published FLOPs detectors at 800x1280,
     segmentors at the size of their training crops."""
     cfg = Config.fromfile(path)
     known = _known(path)

@@ -1,11 +1,11 @@
 """Train a detection or segmentation model.
 
     internimage train CONFIG [--load-from CHECKPOINT | --backbone CHECKPOINT | --resume [CHECKPOINT]]
-                                 [--work-dir DIR] [--amp] [--auto-scale-lr] [--cfg-options KEY=VALUE ...]
-                                 [--launcher pytorch]
+                             [--work-dir DIR] [--amp] [--auto-scale-lr] [--cfg-options KEY=VALUE ...]
+                             [--launcher pytorch]
 
-Where to start: `--load-from` takes the whole model's weights, also when they are for another number of classes (what
-depends on that starts anew); `--backbone` the backbone alone; `--resume` goes on with a broken-off training.
+Where to start: `--load-from` takes the whole model's weights, also of a model with another number of classes (layers
+that depend on it are initialised); `--backbone` the backbone alone; `--resume` continues an interrupted training.
 
 Checkpoints, logs and the full config go to the work folder: work_dirs/<config name> unless given.
 """
@@ -112,9 +112,9 @@ def choose_start(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
-    """Is the checkpoint that training starts from readable, and one of this model?
+    """Checks that the checkpoint that training starts from can be read and is one of this model.
 
-    Resuming wants every weight and the state of the training. `load_from` may be of a model with other classes, see
+    Resuming needs every weight and the state of the training. `load_from` may be of a model with other classes, see
     FineTuneHook; everything else must fit. Either brings a backbone, so that an `init_cfg` has nothing to add.
     """
     path = cfg.get('load_from')
@@ -139,7 +139,7 @@ def start_from_checkpoint(cfg: Config, model: nn.Module) -> None:
 
 @contextmanager
 def one_value_per_channel() -> Iterator[None]:
-    """Batch norm on one value per channel, where BatchOfOneHook could not know it before."""
+    """Turns torch's error about batch norm on one value per channel, if BatchOfOneHook missed it, into a UserError."""
     try:
         yield
     except ValueError as error:
@@ -162,7 +162,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='latest',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a name from the latest of the work folder, if there is one',
+        help='continue from this checkpoint; without a name from the latest of the work folder, if there is one',
     )
     start.add_argument(
         '--load-from',

@@ -1,4 +1,4 @@
-# These take the place of OpenMMLab's functions.
+# Importing these replaces functions of OpenMMLab.
 from . import coco, image_folders, pipeline_errors, transforms  # noqa: F401
 from .lvis import LVISFasterDataset, LVISFasterMetric
 from .segmentation import MapillaryCityscapesDataset, NYUDepthV2Dataset

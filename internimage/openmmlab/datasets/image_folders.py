@@ -1,4 +1,4 @@
-"""Which files a segmentation data set of mmseg consists of, whichever way people name them."""
+"""Which files a segmentation data set of mmseg consists of, whatever their suffixes."""
 
 import os
 from collections import defaultdict
@@ -20,7 +20,7 @@ def _load_data_list(self: BaseSegDataset) -> list[dict]:
     Every record has the keys `num_classes` and `ignore_index` too, by which its label map is checked when it is read.
 
     Raises:
-        DataError: there is no image, or two images of the same name.
+        DataError: there is no image, or there are two images of the same name.
     """
     data = _mmseg_load_data_list(self)
     images, labels = (self.data_prefix.get(key) for key in ('img_path', 'seg_map_path'))

@@ -1,4 +1,4 @@
-"""What fails on the way from a file to a sample is said with the name of the file, in worker processes too."""
+"""Errors in a data pipeline name the file and the annotation, in worker processes too."""
 
 import traceback
 from pathlib import Path
@@ -10,7 +10,7 @@ from .checks.errors import DataError
 
 
 def _prepare_data(self: BaseDataset, idx: int):
-    """mmengine's, in whose place it is: the sample of image `idx`, or None where the pipeline leaves the image out.
+    """Replaces mmengine's: the sample of image `idx`, or None where the pipeline leaves the image out.
 
     Raises:
         DataError: a transform failed, or left out so many images in a row that mmengine would give up.

@@ -1,7 +1,7 @@
-"""Reading and resizing where mmcv and mmseg would go wrong without a word: label maps, 16 bits, very thin images.
+"""Reading and resizing where mmcv and mmseg give wrong results without an error: label maps, 16 bits, thin images.
 
-The functions take the place of theirs, so that every config, whichever way it names a transform, gets them. For right
-data they give the same numbers.
+The functions replace theirs, so that every config uses them, however it names a transform. For correct data the results
+are the same.
 """
 
 import functools
@@ -126,7 +126,7 @@ def fit_to_image(
 
 @functools.lru_cache
 def _class_table(size: int, num_classes, ignore_index, reduce_zero_label: bool, label_map) -> tuple:
-    """For each value 0 to `size` - 1 of a file: the class index that it stands for, and whether that is none."""
+    """For each value 0 to `size` - 1 of a file: the class index that it means, and whether it is not a class."""
     index = np.arange(size)
     ignored = 255 if ignore_index is None else ignore_index
     few = num_classes is None or num_classes < 255

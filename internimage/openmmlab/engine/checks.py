@@ -1,4 +1,4 @@
-"""What a training or an evaluation would stumble over later, or pass over in silence."""
+"""Checks of a training or evaluation: batch norm on batches of one, no detection at all, data loader settings."""
 
 import torch
 from mmdet.evaluation import CocoMetric
@@ -14,10 +14,10 @@ from ..datasets.checks.errors import DataError
 
 @HOOKS.register_module()
 class BatchOfOneHook(Hook):
-    """Batch norm behind a pooling to one value per channel (UPerNet, PSPNet, ASPP) cannot train on one image.
+    """Batch norm after a pooling to one value per channel (UPerNet, PSPNet, ASPP) cannot train on one image.
 
     Raises:
-        DataError: before the first step, if such a batch will come, also if only at the end of an epoch.
+        DataError: before the first step, if a batch will hold one image, be it only the last batch of an epoch.
     """
 
     priority = 'VERY_HIGH'
@@ -44,8 +44,8 @@ class BatchOfOneHook(Hook):
 
 @HOOKS.register_module()
 class NoDetectionHook(Hook):
-    """A detector that finds nothing at all in an evaluation: the log says so, and mmdet's CocoMetric, which returns
-    nothing then, is 0."""
+    """Logs a warning if a detector finds nothing at all in an evaluation, and sets the metrics of mmdet's CocoMetric,
+    which returns none in that case, to 0."""
 
     priority = 'HIGHEST'  # before the hooks that log the metrics
 
@@ -89,10 +89,10 @@ def ensure_hooks(runner: Runner, *kinds: type[Hook]) -> None:
 
 
 def check_loader(loader: dict) -> None:
-    """A config's data loader without worker processes keeps none alive and fetches nothing in advance.
+    """Checks a config's data loader; with num_workers=0 it removes the options that need worker processes.
 
     Raises:
-        ValueError: a number of workers or a batch size that is none.
+        ValueError: `num_workers` or `batch_size` is not a whole number of at least 0 or 1.
     """
     for key, least in (('num_workers', 0), ('batch_size', 1)):
         value = loader.get(key, least)

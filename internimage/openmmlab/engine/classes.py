@@ -1,4 +1,4 @@
-"""Do the classes of a config mean what those of a checkpoint mean? One rule for training, test and inference."""
+"""Comparing the classes of a config with those of a checkpoint: one rule for training, test and inference."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ def check_classes(own: Sequence[str] | None, checkpoint: Mapping, path, renamed:
     Where one side has no names, nothing is compared; where the numbers differ, the shapes of the weights decide.
 
     Args:
-        renamed: the same number of other names is no error (fine-tuning on other classes).
+        renamed: allow other names, the same number of them (fine-tuning on other classes).
 
     Returns:
         With `renamed`, a text that names the first differing class, where names differ; else None.

@@ -14,10 +14,10 @@ from .classes import check_classes
 class FineTuneHook(Hook):
     """`load_from` takes the checkpoint of the same model with another number of classes, or classes of other names.
 
-    What depends on the classes starts anew, as the log says, and everything else must fit: a `CheckpointError` if not,
-    and if the names are the same in another order. `internimage train` has this hook always, and so have the configs of
-    this project; for others it is ``custom_hooks = [dict(type='FineTuneHook')]``. In a test the classes must be those
-    of the checkpoint.
+    Layers that depend on the classes keep their initial weights, which the log lists. Anything else that does not fit
+    is a `CheckpointError`, and so are the same names in another order. `internimage train` has this hook always, and so
+    have the configs of this project; for others it is ``custom_hooks = [dict(type='FineTuneHook')]``. In a test the
+    classes must be those of the checkpoint.
     """
 
     priority = 'VERY_HIGH'  # before hooks that copy the weights, such as EMAHook

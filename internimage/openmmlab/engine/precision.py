@@ -19,8 +19,8 @@ WITH_WEIGHTS = (nn.Linear, _ConvNd, nn.LayerNorm, nn.GroupNorm, _NormBase, nn.Mu
 def take_any_dtype(model: nn.Module) -> None:
     """Lets a detector or segmentor of OpenMMLab run in the dtype that its weights are cast to, later and at any time.
 
-    Images go in in that dtype. On the way mmdet and mmseg make tensors of float32, such as
-    positions: the layers behind the backbone cast what they get. Where the dtype has 16 bits, boxes and the pooling of
+    Images are cast to that dtype. mmdet and mmseg create tensors of float32, such as positions: the layers after the
+    backbone cast their inputs. Where the dtype has 16 bits, boxes and the pooling of
     RoIs stay in float32: with the 8 bits of bfloat16 a corner at 1000 pixels could be 2 pixels off.
     """
     model.register_forward_pre_hook(_cast_images, with_kwargs=True)
@@ -69,7 +69,7 @@ _paste = fcn_mask_head._do_paste_mask
 
 
 def _paste_in_single_precision(masks: Tensor, boxes: Tensor, *args, **kwargs):
-    """mmdet's own casts the masks to float32 and forgets the boxes."""
+    """mmdet's own casts the masks to float32, but not the boxes."""
     return _paste(masks, boxes.float(), *args, **kwargs)
 
 

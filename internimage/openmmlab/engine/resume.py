@@ -1,4 +1,4 @@
-"""Going on with a broken-off training: its state is the checkpoint's, its settings are the config's."""
+"""Resuming a training: the state is that of the checkpoint, the settings are those of the config."""
 
 import inspect
 import os
@@ -240,7 +240,7 @@ class Part:
         self.states[:] = [scheduler.state_dict() for scheduler in self.schedulers]
 
     def _carry_over(self, path, changes: list[str]) -> None:
-        """ReduceOnPlateau follows metrics, which nobody can replay: where it is stays, its settings may be others."""
+        """ReduceOnPlateau follows metrics, which cannot be replayed: it keeps its state, with the config's settings."""
         others = [s for s in self.schedulers if not getattr(s, 'need_val_args', False)]
         states = [s for s, own in zip(self.states, self.schedulers, strict=False) if own in others]
         if (
@@ -311,7 +311,7 @@ def check_resumable(checkpoint: Mapping, path) -> None:
 
 
 def latest_checkpoint(folder) -> str | None:
-    """The checkpoint of the work folder to go on from: what its file `last_checkpoint` names, as it lies in the folder.
+    """The checkpoint of the work folder to resume from: the one that its file `last_checkpoint` names, in this folder.
 
     A folder that was moved or copied is taken as it is now; a path outside it counts only where the folder has no file
     of that name. Without `last_checkpoint`, the one of the highest number, as the log says. None: the folder has none.

@@ -1,4 +1,4 @@
-"""mmengine's Runner of a config reads it as the commands here do."""
+"""Makes mmengine's `Runner.from_cfg` read a config as the commands do."""
 
 import copy
 
@@ -12,9 +12,9 @@ _from_cfg = Runner.from_cfg.__func__
 
 
 def _from_prepared_cfg(cls, cfg) -> Runner:
-    """mmengine's `Runner.from_cfg`, where the config's top-level `classes` hold, and loaders are what torch takes.
+    """mmengine's `Runner.from_cfg`; the config's top-level `classes` are applied and its data loaders checked before.
 
-    So it is in mmdet's own tools and in a notebook, once `internimage.openmmlab` is imported.
+    It also holds in mmdet's own tools and in notebooks, once `internimage.openmmlab` is imported.
     """
     if isinstance(cfg, Config):
         cfg = copy.deepcopy(cfg)

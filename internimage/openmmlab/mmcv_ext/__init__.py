@@ -1,1 +1,1 @@
-"""The folder that stands on mmcv's path where mmcv was installed without its compiled part: see `mmcv_ops`."""
+"""The folder that is appended to mmcv's path if mmcv has no compiled part: see `internimage.openmmlab.ops`."""

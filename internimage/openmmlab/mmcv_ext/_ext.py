@@ -343,7 +343,7 @@ def sigmoid_focal_loss_backward(
 
 
 def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:
-    """(n, classes); a target that is no class is the background. `weight` of each class, or empty."""
+    """(n, classes); a target that is not a class index is the background. `weight` of each class, or empty."""
     classes = torch.arange(input.shape[1], device=input.device)
     loss = torchvision.ops.sigmoid_focal_loss(input, (target[:, None] == classes).to(input.dtype), alpha, gamma)
     return loss * weight[target][:, None] if len(weight) else loss

@@ -1,6 +1,6 @@
-"""Are the data right that a config names? Checked before a run writes anything; `check_data` is the way in.
+"""Checks of the data that a config names, before a run writes anything: `check_data`.
 
-A module per kind of data; each returns notes, one line for each kind of thing that was mended, with its count, and
+One module per kind of data. Each returns notes, one line with a count for each kind of defect that was mended, and
 raises a `DataError` for what cannot be mended without a guess.
 """
 
@@ -22,13 +22,13 @@ SELF_GENERATING = ('ShapesDataset', 'ShapesSegDataset')
 
 
 def check_data(cfg: Config, *splits: str, mode: str = 'sample') -> list[str]:
-    """Are the files of the data sets of the `splits` ('train', 'val', 'test') there, and do they hold what they must?
+    """Checks that the files of the data sets of the `splits` ('train', 'val', 'test') exist and can be used.
 
     `mode`: 'sample' reads annotation files as a whole and a sample of images and label maps, 'full' all of them, 'off'
     looks only whether files and folders exist.
 
     Returns:
-        notes: what is not as one would expect and was mended, a line each.
+        notes: one line for each kind of defect that was mended, with a count.
 
     Raises:
         DataError: a file is missing or wrong; the message says which, and what to do.

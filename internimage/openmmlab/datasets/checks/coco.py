@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from .errors import DataError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.jfif', '.ppm', '.pgm', '.jp2')
-FAR = 10  # times the image's longer side: no coordinate of a real object lies further away
+FAR = 10  # times the image's longer side: no coordinate of a real object is further away
 FAR_UNKNOWN = 1e6  # pixels, where the size of the image is not known
 EXIF_ORIENTATION = 0x0112
 LARGE = 64 * 2**20  # bytes of a file whose content is kept no longer than it is used
@@ -56,13 +56,13 @@ class CocoFile:
         return self.content['annotations']
 
 
-SAID: set[str] = set()  # notes that the log has, or whoever asked for a check
+SAID: set[str] = set()  # notes that were logged or returned already
 _kept: dict[tuple, CocoFile] = {}
 _alive: WeakValueDictionary = WeakValueDictionary()
 
 
 def read_coco(path: str | os.PathLike, keep: bool = False) -> CocoFile:
-    """Reads and mends the file, once for as long as somebody uses the result and the file does not change.
+    """Reads and mends the file, once as long as the result is in use and the file does not change.
 
     Mended: a byte order mark, ids and numbers that are text, annotation ids that are missing, 0, no integers or not
     unique, a missing `iscrowd` (0) or `area` (of the mask, else of the box), a box that is missing beside a mask,
@@ -72,8 +72,8 @@ def read_coco(path: str | os.PathLike, keep: bool = False) -> CocoFile:
         keep: hold the result until the next call for this file, however large it is.
 
     Raises:
-        DataError: the file cannot be read, is not of COCO's format, or says something of which nobody knows what was
-            meant. The message is one line with file, annotation id, value and what to do.
+        DataError: the file cannot be read, is not of COCO's format, or contains something whose meaning is
+            unclear. The message is one line with file, annotation id, value and what to do.
     """
     path = os.fspath(path)
     try:
@@ -98,7 +98,7 @@ def category_ids(classes: Sequence[str], file: CocoFile) -> list[int]:
     """The id of the category of each class, in the order of the classes: label i is `classes[i]`.
 
     Raises:
-        DataError: `classes` is no list of different names, the file lacks one of them, or has two categories of that
+        DataError: `classes` is not a list of different names, the file lacks one of them, or has two categories of that
             name with annotations.
     """
     check_classes(classes, file.path)
@@ -317,7 +317,7 @@ class ImageFolder:
         self.list = lru_cache(maxsize=None)(self._list)
 
     def find(self, path: str) -> str | None:
-        """`path`, or the one file that must be meant: None where there is none, or more than one."""
+        """`path`, or the only file that differs from it as above; None if there is none, or more than one."""
         folder, name = os.path.split(path)
         names, by_stem = self.list(folder)
         if name in names:

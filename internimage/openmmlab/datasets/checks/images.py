@@ -28,7 +28,7 @@ def examine(path: str, backend_args: dict | None = None) -> Examined:
     """Reads the image `path` as training does.
 
     Raises:
-        DataError: it does not exist, is broken or cut off, or is no image.
+        DataError: it does not exist, is broken or cut off, or is not an image.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)

@@ -1,4 +1,4 @@
-"""Semantic segmentation: images, their label maps, and what the model is told about both."""
+"""Semantic segmentation: images, label maps, and whether classes and ignored index agree with the model."""
 
 import os
 from collections import Counter
@@ -21,8 +21,8 @@ SAMPLE = 64  # images and label maps of a data set that are read, spread evenly 
 
 
 def prepare(cfg: Config, split: str, leaf: dict, dataset: BaseSegDataset, evaluators: list[dict]) -> None:
-    """Do classes and ignored index agree in data set, heads and metric? The data set is told which index is ignored:
-    in training the heads decide that, else the metric.
+    """Checks that classes and ignored index agree in data set, heads and metric, and sets the ignored index of the data
+    set: in training that of the heads, otherwise that of the metric.
 
     Raises:
         DataError: they do not.
@@ -73,7 +73,7 @@ class _Pair(NamedTuple):
     """What an image and its label map were found to hold."""
 
     values: np.ndarray  # in the file of the label map
-    indices: np.ndarray  # the class indices that they stand for
+    indices: np.ndarray  # the class indices that they mean
     unusual: tuple[str, ...]
 
 

@@ -28,8 +28,8 @@ def check_voc(dataset, where: str, mode: str = 'sample') -> list[str]:
         One line for each thing that should be known, with a count.
 
     Raises:
-        DataError: a file is missing, broken, or has a box that is none; a class that occurs nowhere, while a name like
-            it does; a training set of which no image is left.
+        DataError: a file is missing, broken, or has a box that is not one; a class occurs nowhere while a similar
+            name does; a training set has no image left.
     """
     classes = dataset.metainfo.get('classes')
     check_classes(classes, where)
