@@ -114,6 +114,7 @@ def use_data(cfg, kind, root):
         coco = Config.fromfile(CONFIGS / '_base_/datasets/coco_detection.py')
     else:
         coco = Config.fromfile(CONFIGS / '_base_/datasets/coco_instance.py')
+    cfg.pop('classes', None)  # those of the demo's own data
     for split in ('train', 'val'):
         if cfg.data_root != coco.data_root:  # a demo, on other data
             cfg[f'{split}_dataloader'] = coco[f'{split}_dataloader']
@@ -146,7 +147,7 @@ def skip_without_deformable_convolution(cfg):
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
-@pytest.mark.parametrize('kind', ['shapes', 'coco_mini'])
+@pytest.mark.parametrize('kind', ['shapes', pytest.param('coco_mini', marks=pytest.mark.slow)])
 def test_trains_a_step_and_evaluates(path, kind, request, tmp_path, one_thread, monkeypatch):
     root = request.getfixturevalue('shapes') if kind == 'shapes' else request.getfixturevalue('shared') / 'data' / kind
     torch.manual_seed(0)

@@ -1,9 +1,15 @@
 """Wrong data in `internimage train` and `internimage test`: one line before anything is written."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import mmcv
 import numpy as np
 import pytest
 from test_tools import SIZE, call, fails, write_config
+
+ROOT = Path(__file__).resolve().parents[2]
 
 LABELS = np.zeros(SIZE, np.uint8)
 LABELS[5:30, 7:20] = 1
@@ -39,16 +45,17 @@ def test_wrong_label_maps(kind, work, tmp_path, capsys):
     assert message in fails(capsys, work, 'test', config, 'any.pth')
 
 
-def test_what_the_sample_did_not_show_ends_the_run_with_its_name(work, tmp_path, capfd):
+@pytest.mark.parametrize('wrong, workers', [('images/2.png', 0), ('labels/2.png', 0), ('labels/2.png', 2)])
+def test_what_the_sample_did_not_show_ends_the_run_with_its_name(wrong, workers, work, tmp_path):
+    """In a process of its own: the queues of worker processes that end with an error close while it ends."""
     root = write(tmp_path / 'data')
-    config = write_config(tmp_path, 'segmentor', root, 'train_dataloader.update(num_workers=2)\n')
-    for wrong in ('images/2.png', 'labels/2.png'):
-        right = (root / wrong).read_bytes()
-        (root / wrong).write_bytes(right[:-40])
-        assert call('train', config, '--check-data', 'off') == 2
-        (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith('error: ')]
-        assert line.startswith(f'error: {root / wrong}: ') and len(line) < 400
-        (root / wrong).write_bytes(right)
+    config = write_config(tmp_path, 'segmentor', root, f'train_dataloader.update(num_workers={workers})\n')
+    (root / wrong).write_bytes((root / wrong).read_bytes()[:-40])
+    command = [sys.executable, '-m', 'internimage', 'train', config, '--check-data', 'off']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert line.startswith(f'error: {root / wrong}: ') and len(line) < 400
 
 
 def test_notes_and_thin_images_of_any_suffix(work, tmp_path, capfd):
