@@ -76,6 +76,7 @@ def collect() -> dict:
 
 
 def nvcc_version() -> str | None:
+    """The release of the nvcc on PATH with its path, or None if there is none."""
     nvcc = shutil.which('nvcc')
     if nvcc is None:
         return None
@@ -174,6 +175,7 @@ def _paired(number: dict) -> bool:
 
 
 def main() -> int:
+    """Prints the report; returns 1 if something does not fit together."""
     facts = collect()
     print(report(facts))
     found = problems(facts)

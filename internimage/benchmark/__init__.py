@@ -55,6 +55,7 @@ from .report import plot, print_row, summarise, write_whole
 
 
 def main() -> int:
+    """Runs the command line; returns 2, with one line on stderr, after a UserError."""
     try:
         run()
     except UserError as error:
@@ -157,6 +158,7 @@ def count(text: str) -> int:
 
 
 def size_of(text: str) -> tuple[int, int]:
+    """'800x1344' or '224' -> (height, width) in pixels."""
     match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
     size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if min(size) < 32:
@@ -165,6 +167,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def device_of(text: str) -> torch.device:
+    """The device, if it is there and `ops_dcnv3` has kernels for it; otherwise a UserError."""
     if not re.fullmatch(r'cpu|cuda(:\d+)?', text):
         raise UserError(f'--device must be cpu, cuda or cuda:N, got {text}')
     device = torch.device(text)

@@ -64,7 +64,7 @@ def test_other_classes(start, classes, words, untrained, data_root, outside, tmp
     other = write_config(tmp_path_factory.mktemp('other'), task, data_root, f'\nclasses = {classes}\n')
     tool, *option = start.split()
     if 'bright' in classes and (tool == 'train' or (tool, task) == ('test', 'detector')):
-        return  # starts the class layers anew: tests/engine/test_start.py; and no category of the annotations
+        return  # starts the class layers anew: tests/openmmlab/engine/test_start.py; and no category of the annotations
     before = [image(data_root)] if tool == 'infer' else []
     assert words in fails(capsys, outside, tool, *before, other, *option, file)
 

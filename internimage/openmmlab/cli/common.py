@@ -118,6 +118,7 @@ def scope(cfg: Config):
 
 
 def add_check_data(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--check-data`."""
     parser.add_argument(
         '--check-data',
         choices=checks.MODES,

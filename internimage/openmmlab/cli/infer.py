@@ -149,6 +149,11 @@ def find_files(patterns: list[str]) -> list[Path]:
 
 
 def find_device(name: str) -> torch.device:
+    """The device, after a try to allocate on it.
+
+    Raises:
+        UserError: there is no such device.
+    """
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

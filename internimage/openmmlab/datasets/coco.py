@@ -2,7 +2,7 @@
 
 mmdet numbers labels in the order in which a file lists its categories, and evaluates images that were not predicted as
 images in which nothing was found. Its data sets (also those derived from them, those of users, and those that a config
-names as a class) share a few functions; these are set right here, once, when `internimage.openmmlab` is imported.
+names as a class) share a few functions; these are replaced here, once, when `internimage.openmmlab` is imported.
 """
 
 import logging

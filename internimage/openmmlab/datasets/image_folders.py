@@ -50,7 +50,7 @@ def _with_other_suffix(self, data: list[dict], images: str, labels: str | None, 
     """
     tail = os.path.splitext(f'x{self.img_suffix}')[0][1:]  # of '_leftImg8bit.png': '_leftImg8bit'
     names = {os.path.relpath(info['img_path'], images)[: -len(self.img_suffix)] for info in data}
-    # Label maps may lie beside the images or in a folder below.
+    # Label maps may be beside the images or in a folder below.
     below = f'{os.path.relpath(labels, images)}{os.sep}' if labels else None
     found = defaultdict(list)
     for file in _files(images):

@@ -21,11 +21,11 @@ from .coco import CocoAnnotations
 
 
 class LVISAnnotations(CocoAnnotations):
-    """A file of LVIS v1 for those who expect one of COCO."""
+    """A file of LVIS v1 behind the interface of mmdet's COCO class."""
 
     @staticmethod
     def ids_of_classes(classes, file: CocoFile) -> list[int]:
-        """By name; the published list, of which mmdet spells a name otherwise than the files, by the order of ids."""
+        """By name; for the published list, in which mmdet spells a name differently, by the order of ids."""
         published = LVISV1Dataset.METAINFO['classes']
         ids = sorted(file.names)
         if tuple(classes) == published and len(ids) == len(published):

@@ -17,13 +17,12 @@ from mmcv.image import geometric
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..images import decode_image
 from .checks.errors import DataError
 
 LOSSY_FORMATS = ('JPEG', 'MPO', 'JPEG2000')
-EXIF_ORIENTATION = 0x0112
 # {EXIF orientation: how the stored pixels become upright}; only those that swap height and width.
 UPRIGHT = {
     5: lambda stored: stored.T,
@@ -116,7 +115,7 @@ def fit_to_image(
         return labels
     if labels.shape == tuple(shape[::-1]):
         image = Image.open(io.BytesIO(fileio.get(image_path, backend_args=backend_args)))
-        if turn := UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION)):
+        if turn := UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation)):
             return np.ascontiguousarray(turn(labels))
     raise DataError(
         f'{path}: the label map has {labels.shape[1]} x {labels.shape[0]} pixels and its image {image_path} '

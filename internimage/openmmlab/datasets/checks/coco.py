@@ -18,14 +18,13 @@ from itertools import chain, islice
 from weakref import WeakValueDictionary
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .errors import DataError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.jfif', '.ppm', '.pgm', '.jp2')
 FAR = 10  # times the image's longer side: no coordinate of a real object is further away
 FAR_UNKNOWN = 1e6  # pixels, where the size of the image is not known
-EXIF_ORIENTATION = 0x0112
 LARGE = 64 * 2**20  # bytes of a file whose content is kept no longer than it is used
 SAMPLED = 500  # images whose headers are read unless all are asked for
 
@@ -302,7 +301,7 @@ def image_size(path: str) -> tuple[int, int, int]:
     """
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             return *image.size, orientation if orientation in range(1, 9) else 1
     except FileNotFoundError as error:
         raise DataError(f'{path} does not exist') from error
@@ -357,7 +356,7 @@ def _read(path: str) -> CocoFile:
 
 @contextmanager
 def without_gc():
-    """Millions of new lists and dicts, none of them garbage, would be gone through again and again."""
+    """Without garbage collection, which would scan millions of new lists and dicts again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -399,7 +398,7 @@ def _mended(path: str, content, notes: list[str]) -> CocoFile:
 
 
 def _load_json(path: str) -> tuple:
-    """The content of the file, and what is to be said of its encoding."""
+    """The content of the file, and a note if it has a byte order mark."""
     try:
         with open(path, 'rb') as file:
             encoded = file.read()
@@ -813,7 +812,7 @@ def _check_same_images(file: CocoFile, datasets: list, api) -> list[str]:
 
 @contextmanager
 def _prefixed(where: str) -> Iterator[None]:
-    """What is raised as a DataError inside begins with `where`."""
+    """Prefixes the message of a DataError with `where`."""
     try:
         yield
     except DataError as error:
@@ -838,7 +837,7 @@ def _parts(rows: list, length: int) -> Iterator[list]:
 
 
 def _plain_polygons(annotations: list[dict], limit: float) -> bool:
-    """Is it plain that `usable_mask` finds nothing in any of them? It is for most, and takes less time so."""
+    """Whether none of the masks needs `usable_mask`: a fast test that holds for most annotations."""
     masks = [annotation.get('segmentation') for annotation in annotations]
     if not all(masks) or set(map(type, masks)) - {list}:
         return False
@@ -928,12 +927,12 @@ def _size(image: dict) -> tuple[int, int] | None:
 
 
 def _same_name(one: str | None, other: str) -> bool:
-    """Of one image, also where only one of the names has the folder."""
+    """Whether both name the same image, also if only one of the names includes the folder."""
     return one is not None and f'/{one}'.endswith(f'/{other}') or f'/{other}'.endswith(f'/{one}')
 
 
 def _chosen(images: list[dict], indices) -> list[dict]:
-    """As a data set's argument `indices` chooses."""
+    """The images that the `indices` argument of a data set selects."""
     if indices is None:
         return images
     if isinstance(indices, int):

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from mmengine import fileio
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ...images import ImageError, decode_image
-from ..transforms import EXIF_ORIENTATION
 from .errors import DataError
 
 
@@ -38,7 +37,7 @@ def examine(path: str, backend_args: dict | None = None) -> Examined:
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.format != 'WEBP':  # which OpenCV does not turn
-                orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':  # MPO: a JPEG with a preview behind it
                 unusual.append('animations or of several pages: the first is read')
             if image.mode in ('LA', 'PA', 'RGBA') or 'transparency' in image.info:

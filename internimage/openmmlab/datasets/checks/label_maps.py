@@ -78,7 +78,7 @@ class _Pair(NamedTuple):
 
 
 def check(dataset: BaseSegDataset, where: str, full: bool = False) -> list[str]:
-    """Has every image its label map, and do those that are read (a sample; `full`: all) hold what they must?
+    """Checks that every image has a label map, and that those that are read (a sample; `full`: all) can be used.
 
     Returns:
         notes on what is unusual or was mended.
