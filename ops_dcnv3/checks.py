@@ -8,6 +8,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from . import _compat
+
 Pair = int | tuple[int, int]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MOST = 2**31 - 1  # of any int: what kernels compute from it fits into 64 bits
@@ -61,17 +63,14 @@ def check_finite(op: str, name: str, value: float) -> None:
 def autocast_dtype(input: Tensor) -> torch.dtype | None:
     """What autocast has the tensors cast to; None where it is off, or leaves `input` as it is."""
     device_type = input.device.type
-    # torch.compile does not trace is_autocast_available in every version.
-    has_autocast = device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
-    on = has_autocast and torch.is_autocast_enabled(device_type)
+    on = _compat.is_autocast_enabled(device_type)
     return torch.get_autocast_dtype(device_type) if on and input.dtype != torch.float64 else None
 
 
 def compiled_devices(operator: str) -> frozenset[str]:
     """Device types that the compiled `operator` has kernels for, and `meta`."""
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    kernels = {device for device in ('cpu', 'cuda') if has_kernel(f'ops_dcnv3::{operator}', device.upper())}
-    return frozenset({'meta', *kernels})
+    has_kernel = torch.ops.ops_dcnv3.has_kernel
+    return frozenset({'meta', *(device for device in ('cpu', 'cuda') if has_kernel(operator, device.upper()))})
 
 
 @cache

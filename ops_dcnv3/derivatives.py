@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
-from torch.autograd import forward_ad
+
+from . import _compat
 
 
 def differentiable(
@@ -32,15 +32,19 @@ def differentiable(
     """
     operator, operator_backward = (getattr(torch.ops.ops_dcnv3, n).default for n in (name, f'{name}_backward'))
 
+    def as_tuple(found):  # an operator with one gradient returns that alone
+        return found if isinstance(found, tuple) else (found,)
+
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*inputs[:tensors])
         ctx.options = inputs[tensors:]
 
     def backward(ctx, grad_output):
         needed, options = ctx.needs_input_grad, ctx.options
-        check(needed[:tensors])
+        saved = ctx.saved_tensors  # once: checkpointing allows no more
+        check(needed[:tensors], (grad_output, *saved))
         wanted = [needed[i] for i in by]
-        found = gradients(grad_output, *ctx.saved_tensors, *options, wanted)
+        found = as_tuple(gradients(grad_output, *saved, *options, wanted))
         found = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
         return tuple(_replaced([None] * (tensors + len(options)), by, found))
 
@@ -49,14 +53,14 @@ def differentiable(
         ctx.options = inputs[tensors + 1 :]
 
     def backward_of_gradients(ctx, *grad_outputs):
-        check(ctx.needs_input_grad[1 : tensors + 1])
+        saved = list(ctx.saved_tensors)
+        check(ctx.needs_input_grad[1 : tensors + 1], saved)
         *options, wanted = ctx.options
         chosen = [i for i in (0, *(i + 1 for i in by)) if ctx.needs_input_grad[i]]
-        saved = list(ctx.saved_tensors)
 
         def first_gradients(*values):
             arguments = _replaced(saved, chosen, values)
-            return tuple(g for g in specified_gradients(*arguments, *options, wanted) if g is not None)
+            return tuple(g for g in as_tuple(specified_gradients(*arguments, *options, wanted)) if g is not None)
 
         pull = torch.func.vjp(first_gradients, *(saved[i] for i in chosen))[1]
         found = pull(tuple(g for g, want in zip(grad_outputs, wanted, strict=True) if want))
@@ -70,11 +74,13 @@ def differentiable(
             return specification(*_replaced(arguments, chosen, values))
 
         found = iter(torch.func.vjp(output, *(arguments[i] for i in chosen))[1](grad_output))
-        return tuple(next(found) if want else None for want in wanted)
+        gradients = tuple(next(found) if want else None for want in wanted)
+        return gradients if len(by) > 1 else gradients[0]
 
-    def check(needed):
+    def check(needed, values):
         # Autograd leaves out a gradient that does not exist, but torch.func and forward mode would take 0 for it.
-        if (is_transformed() or is_forward_mode()) and any(need and i not in by for i, need in enumerate(needed)):
+        special = _compat.is_transformed() or _compat.is_forward_mode(values)
+        if special and any(need and i not in by for i, need in enumerate(needed)):
             raise NotImplementedError(f'{name}: there is no derivative by rois; detach them')
 
     def batched(operator_or_gradients, first):
@@ -86,30 +92,29 @@ def differentiable(
             if join is not None:
                 joined[first : first + tensors] = join(joined[first : first + tensors], size)
             output = operator_or_gradients(*joined)
-            parts = output if isinstance(output, tuple) else (output,)
-            parts = tuple(t.unflatten(0, (size, t.shape[0] // size)) for t in parts)
+            parts = tuple(t.unflatten(0, (size, t.shape[0] // size)) for t in as_tuple(output))
             return (parts, (0,) * len(parts)) if isinstance(output, tuple) else (parts[0], 0)
 
         return vmap
 
     def call(*arguments):
         if not torch.compiler.is_compiling():
-            if is_forward_mode():
-                check([_has_tangent(t) for t in arguments[:tensors]])
+            if _compat.is_forward_mode(arguments[:tensors]):
+                check([_compat.has_tangent(t) for t in arguments[:tensors]], arguments[:tensors])
                 return specification(*arguments)
-            if is_transformed():
+            if _compat.is_transformed():
                 return function.apply(*arguments)
         return operator(*arguments)
 
     def gradients(*arguments):
         if not torch.compiler.is_compiling():
-            if is_forward_mode():
-                check([_has_tangent(t) for t in arguments[1 : tensors + 1]])
+            if _compat.is_forward_mode(arguments[: tensors + 1]):
+                check([_compat.has_tangent(t) for t in arguments[1 : tensors + 1]], arguments[: tensors + 1])
                 return specified_gradients(*arguments)
-            if is_transformed():
+            if _compat.is_transformed():
                 return function_of_gradients.apply(*arguments)
             if not torch.is_grad_enabled():  # the ordinary case, at less cost on the host
-                with torch._C._AutoDispatchBelowAutograd():
+                with _compat.below_autograd():
                     return operator_backward(*arguments)
         return operator_backward(*arguments)
 
@@ -124,19 +129,6 @@ def differentiable(
     torch.library.register_autograd(operator, backward, setup_context=setup_context)
     torch.library.register_autograd(operator_backward, backward_of_gradients, setup_context=setup_context_of_gradients)
     return call
-
-
-def is_forward_mode() -> bool:
-    return forward_ad._current_level >= 0
-
-
-def is_transformed() -> bool:
-    """Is a transform of torch.func at work?"""
-    return _functorch.maybe_current_level() is not None
-
-
-def _has_tangent(tensor: Tensor | None) -> bool:
-    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _function(name, operator, setup_context, backward, vmap) -> type[torch.autograd.Function]:

@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from .derivatives import is_forward_mode, is_transformed
+from . import _compat
 
 
 def is_eager_on_cpu(input: Tensor) -> bool:
@@ -12,14 +11,13 @@ def is_eager_on_cpu(input: Tensor) -> bool:
     return input.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def only_the_result_counts() -> bool:
+def only_the_result_counts(input: Tensor) -> bool:
     """Is there no derivative of any kind to be taken, no other transform, and nobody who counts the steps?"""
     return (
         not torch.is_grad_enabled()
-        and not is_in_torch_dispatch_mode()
-        and not torch._C._is_torch_function_mode_enabled()
-        and not is_transformed()
-        and not is_forward_mode()
+        and not _compat.is_in_mode()
+        and not _compat.is_transformed()
+        and not _compat.is_forward_mode((input,))
     )
 
 

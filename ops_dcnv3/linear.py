@@ -24,7 +24,7 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if are_plain(input, weight, bias) and is_eager_on_cpu(input):
-            if only_the_result_counts():
+            if only_the_result_counts(input):
                 return torch.ops.ops_dcnv3.linear.default(input, weight, bias)
             if torch.is_grad_enabled() and _can_convolve(input, weight, bias):
                 # The same product as a convolution, which oneDNN has gradients for.

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import _compat
 from .checks import Pair, autocast_dtype, check_finite, int_of, pair_of
 from .dcnv3 import dcnv3
 from .eager_cpu import are_plain, is_eager_on_cpu, only_the_result_counts
@@ -32,7 +33,7 @@ def build_norm_layer(
         norm_layer: 'LN' (layer norm, eps 1e-6) or 'BN' (batch norm).
         in_format, out_format: 'channels_first' (N, C, H, W) or 'channels_last' (N, H, W, C).
 
-    The layer stands at index 0 of the returned sequence where it works in ``in_format``, else at index 1, as in the
+    The layer is at index 0 of the returned sequence where it works in ``in_format``, else at index 1, as in the
     official models (``norm1.0.weight``, ``patch_embed.norm1.1.weight``).
     """
     norms = {
@@ -82,7 +83,7 @@ def _can_join(dw_conv: nn.Module, input: Tensor) -> bool:
     return (
         len(outer) == 3
         and len(inner) == 2
-        and not nn.modules.module._has_any_global_hook()
+        and not _compat.has_global_hooks()
         and conv.in_channels == conv.out_channels == conv.groups == channels
         and conv.dilation == (1, 1)
         and conv.padding_mode == 'zeros'
@@ -115,8 +116,7 @@ def _take(input: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm
 
 def _is_plain(module: nn.Module, kind: type) -> bool:
     """Is it of that very class, its `forward` that of the class, without hooks?"""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return type(module) is kind and not hooks and 'forward' not in vars(module)
+    return type(module) is kind and not _compat.has_hooks(module) and 'forward' not in vars(module)
 
 
 def _one_if_equal(pair: tuple[int, int]) -> Pair:
@@ -143,7 +143,8 @@ class DCNv3(nn.Module):
         act_layer: 'GELU', 'ReLU' or 'SiLU'.
         norm_layer: 'LN' or 'BN'.
         center_feature_scale: mixes the output with the projected input by a predicted weight per group, as the official
-            H and G models do. Needs windows centred on every input pixel they stand for, that is, the ``pad`` above.
+            H and G models do. Needs the window of each output pixel to be centred on its input pixel, that is, the
+            ``pad`` above.
         remove_center: leaves out the middle point of the window.
 
     Raises:
@@ -269,7 +270,7 @@ class DCNv3(nn.Module):
 
     def _local_features(self, input: Tensor) -> Tensor:
         """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""
-        if is_eager_on_cpu(input) and only_the_result_counts() and _can_join(self.dw_conv, input):
+        if is_eager_on_cpu(input) and only_the_result_counts(input) and _can_join(self.dw_conv, input):
             conv, (_, norm), _ = self.dw_conv
             return torch.ops.ops_dcnv3.depthwise_norm_gelu(
                 input, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps, conv.stride, conv.padding

@@ -1,4 +1,4 @@
-"""The RoI pooling operators: what users call, and what PyTorch has to know of them. All are one compiled operator."""
+"""The RoI pooling operators: what users call, and what PyTorch has to know of them."""
 
 import torch
 from torch import Tensor
@@ -73,9 +73,8 @@ def deform_roi_pool(
         ValueError: a shape, a value or a device does not fit; the message has the rule and what was received.
         IndexError: an image index is out of range (CPU).
     """
-    return _roi_pool(
-        'deform_roi_pool', input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, False
-    )
+    tensors = dict(input=input, rois=rois, offset=offset, mask=mask)
+    return _call('deform_roi_pool', tensors, output_size, spatial_scale, sampling_ratio, gamma)
 
 
 def ps_roi_pool(
@@ -93,7 +92,7 @@ def ps_roi_pool(
     Returns:
         Tensor[K, D, height, width]
     """
-    return _roi_pool('ps_roi_pool', input, rois, None, None, output_size, spatial_scale, sampling_ratio, 0.0, True)
+    return _call('ps_roi_pool', dict(input=input, rois=rois), output_size, spatial_scale, sampling_ratio)
 
 
 def deform_ps_roi_pool(
@@ -119,37 +118,35 @@ def deform_ps_roi_pool(
     """
     if offset is None:
         raise TypeError('deform_ps_roi_pool: offset must be a tensor, got NoneType')
-    return _roi_pool(
-        'deform_ps_roi_pool', input, rois, offset, None, output_size, spatial_scale, sampling_ratio, gamma, True
-    )
+    tensors = dict(input=input, rois=rois, offset=offset)
+    return _call('deform_ps_roi_pool', tensors, output_size, spatial_scale, sampling_ratio, gamma)
 
 
-def _roi_pool(
-    name, input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive
-) -> Tensor:
-    tensors = {'input': input, 'offset': offset, 'mask': mask}
-    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-    options = _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive)
+def _call(name, tensors, output_size, spatial_scale, sampling_ratio, *gamma) -> Tensor:
+    """Checks the arguments and runs the operator, with the casts of autocast. `tensors`: those of its schema."""
+    options = _check(name, tensors, output_size, spatial_scale, sampling_ratio, *gamma)
+    input = tensors['input']
     dtype = autocast_dtype(input)
+    of_one_dtype = {key: t for key, t in tensors.items() if t is not None and key != 'rois'}
     if dtype is not None:
-        tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
-    elif len({tensor.dtype for tensor in tensors.values()}) > 1:
-        received = ', '.join(f'{key} {tensor.dtype}' for key, tensor in tensors.items())
+        tensors = {**tensors, **{key: t.to(dtype) for key, t in of_one_dtype.items()}}
+    elif len({t.dtype for t in of_one_dtype.values()}) > 1:
+        received = ', '.join(f'{key} {t.dtype}' for key, t in of_one_dtype.items())
         raise TypeError(f'{name}: all tensors but rois must have one dtype, got {received}')
-    arguments = tensors['input'], rois, tensors.get('offset'), tensors.get('mask'), *options
     if input.device.type in _COMPILED_DEVICES:
-        return _compiled(*arguments)
+        return _COMPILED[name](*tensors.values(), *options)
     warn_of_reference(name, input.device.type, stacklevel=4)
-    return reference.roi_pool(*arguments)
+    return _SPECIFICATIONS[name](*tensors.values(), *options)
 
 
-_COMPILED_DEVICES = compiled_devices('roi_pool')
+_COMPILED_DEVICES = compiled_devices('deform_roi_pool')
 
 
-def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive) -> tuple:
+def _check(name, tensors, output_size, spatial_scale, sampling_ratio, gamma=0.0) -> tuple:
     """All rules on the arguments; returns those after the tensors, with ints as pairs."""
-    input, offset = tensors.get('input'), tensors.get('offset')
-    check_tensors(name, {'input': input, 'rois': rois, **tensors})
+    input, rois, offset = tensors['input'], tensors['rois'], tensors.get('offset')
+    position_sensitive = name != 'deform_roi_pool'
+    check_tensors(name, {key: t for key, t in tensors.items() if t is not None or key in ('input', 'rois')})
     bins = pair_of(name, 'output_size', output_size, least=1)
     check_finite(name, 'spatial_scale', spatial_scale)
     check_finite(name, 'gamma', gamma)
@@ -168,7 +165,7 @@ def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamm
             classes = max(1, offset.shape[1] // 2)
         shapes['offset'] = (rois.shape[0], 2 * classes, *bins)
     for key, shape in shapes.items():
-        if key in tensors and tensors[key].shape != shape:
+        if tensors.get(key) is not None and tensors[key].shape != shape:
             form = {'mask': '(K, height, width)', 'offset': '(K, 2 * n, height, width)'}[key]
             raise ValueError(
                 f'{name}: {key} must be {form} = {shape} for rois {tuple(rois.shape)} and output_size {bins}, '
@@ -180,19 +177,41 @@ def _check(name, tensors, rois, output_size, spatial_scale, sampling_ratio, gamm
             f'{name}: the channels of input must be divisible by n * height * width = {least} for {classes} classes of '
             f'offsets and output_size {bins}, got {input.shape[1]}'
         )
-    return bins, float(spatial_scale), sampling_ratio, float(gamma), position_sensitive
+    options = bins, float(spatial_scale), sampling_ratio
+    return options if name == 'ps_roi_pool' else (*options, float(gamma))
 
 
-@torch.library.register_fake('ops_dcnv3::roi_pool')
-def _(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive):
-    maps = output_size[0] * output_size[1] if position_sensitive else 1
-    return input.new_empty((rois.shape[0], input.shape[1] // maps, *output_size))
+@torch.library.register_fake('ops_dcnv3::deform_roi_pool')
+def _(input, rois, offset, mask, output_size, *options):
+    return input.new_empty((rois.shape[0], input.shape[1], *output_size))
 
 
-@torch.library.register_fake('ops_dcnv3::roi_pool_backward')
+@torch.library.register_fake('ops_dcnv3::ps_roi_pool')
+def _(input, rois, output_size, *options):
+    return input.new_empty((rois.shape[0], input.shape[1] // (output_size[0] * output_size[1]), *output_size))
+
+
+@torch.library.register_fake('ops_dcnv3::deform_ps_roi_pool')
+def _(input, rois, offset, output_size, *options):
+    return input.new_empty((rois.shape[0], input.shape[1] // (output_size[0] * output_size[1]), *output_size))
+
+
+@torch.library.register_fake('ops_dcnv3::deform_roi_pool_backward')
 def _(grad_output, input, rois, offset, mask, *options_and_output_mask):
     wanted = options_and_output_mask[-1]
     gradients = zip((input, offset, mask), wanted, strict=True)
+    return tuple(input.new_empty(tensor.shape if want else (0,)) for tensor, want in gradients)
+
+
+@torch.library.register_fake('ops_dcnv3::ps_roi_pool_backward')
+def _(grad_output, input, rois, output_size, spatial_scale, sampling_ratio, output_mask):
+    return input.new_empty(input.shape if output_mask[0] else (0,))
+
+
+@torch.library.register_fake('ops_dcnv3::deform_ps_roi_pool_backward')
+def _(grad_output, input, rois, offset, *options_and_output_mask):
+    wanted = options_and_output_mask[-1]
+    gradients = zip((input, offset), wanted, strict=True)
     return tuple(input.new_empty(tensor.shape if want else (0,)) for tensor, want in gradients)
 
 
@@ -207,4 +226,20 @@ def _join_images(tensors, batches):
     return input, torch.cat([index, box], dim=-1).flatten(0, 1), *others
 
 
-_compiled = differentiable('roi_pool', reference.roi_pool, tensors=4, by=(0, 2, 3), join=_join_images)
+def _deform_roi_pool(input, rois, offset, mask, *options):
+    return reference.deform_roi_pool(input, rois, offset, *options, mask=mask)
+
+
+_SPECIFICATIONS = {
+    'deform_roi_pool': _deform_roi_pool,
+    'ps_roi_pool': reference.ps_roi_pool,
+    'deform_ps_roi_pool': reference.deform_ps_roi_pool,
+}
+_COMPILED = {
+    name: differentiable(name, _SPECIFICATIONS[name], tensors=tensors, by=by, join=_join_images)
+    for name, tensors, by in (
+        ('deform_roi_pool', 4, (0, 2, 3)),
+        ('ps_roi_pool', 2, (0,)),
+        ('deform_ps_roi_pool', 3, (0, 2)),
+    )
+}

@@ -1,4 +1,4 @@
-// Bilinear sampling, the one place where it stands: used by every operator, on the CPU and in CUDA kernels.
+// Bilinear sampling, defined here alone: used by every operator, on the CPU and in CUDA kernels.
 //
 // Pixel model: the centre of pixel (row r, column c) is the point (y, x) = (r, c). A corner outside the image reads 0,
 // and a point that is a whole pixel or more outside touches no corner at all.
@@ -41,7 +41,7 @@ OPS_DCNV3_INLINE auto touches_image(T position, T size) {
 }
 
 // Linear interpolation along one axis, between the pixels `first` and `first + step`, both of them inside the image. A
-// neighbour outside reads 0: its weight is 0, and with step 0 the pixel inside stands in for it.
+// neighbour outside reads 0: its weight is 0, and with step 0 the pixel inside is read in its place.
 template <typename T, typename I>
 struct LinearSample {
   I first, step;  // step is 0 or 1

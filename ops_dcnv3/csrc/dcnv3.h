@@ -1,7 +1,7 @@
 // DCNv3 (arXiv 2211.05778, equation 2): parameters and sampling geometry, shared by the CPU and CUDA kernels.
 #pragma once
 
-#include "bilinear.h"
+#include "sampling.h"
 
 namespace ops_dcnv3 {
 
@@ -11,9 +11,7 @@ namespace ops_dcnv3 {
 //   offset  (batch, out_height, out_width, groups, P, 2), (x, y) in units of offset_scale pixels
 //   mask    (batch, out_height, out_width, groups, P); with softmax, the logits of the modulation
 //   output  (batch, out_height, out_width, C)
-struct Dcnv3Params {
-  int64_t batch, height, width, out_height, out_width;  // height * width < 2^31
-  int64_t groups, group_channels, points;
+struct Dcnv3Params : SamplingParams {
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
   int64_t offset_stride, mask_stride;  // elements from one output pixel to the next
   double offset_scale;

@@ -8,6 +8,8 @@
 #include <initializer_list>
 #include <optional>
 
+#include "layout.h"
+
 namespace ops_dcnv3 {
 
 bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors);  // library.cpp
@@ -40,7 +42,15 @@ at::Tensor differentiable_depthwise_norm_gelu(const at::Tensor& input, const at:
   return of_device.call(input, weight, bias, norm_weight, norm_bias, eps, stride, padding);
 }
 
-TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("depthwise_norm_gelu", depthwise_norm_gelu); }
+at::Tensor dense_depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& weight,
+                                     const std::optional<at::Tensor>& bias, const at::Tensor& norm_weight,
+                                     const at::Tensor& norm_bias, double eps, at::IntArrayRef stride,
+                                     at::IntArrayRef padding) {
+  const at::Tensor output = depthwise_norm_gelu(input, weight, bias, norm_weight, norm_bias, eps, stride, padding);
+  return as_result(output, output.sizes(), output.scalar_type());
+}
+
+TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("depthwise_norm_gelu", dense_depthwise_norm_gelu); }
 TORCH_LIBRARY_IMPL(ops_dcnv3, Autograd, m) { m.impl("depthwise_norm_gelu", differentiable_depthwise_norm_gelu); }
 
 }  // namespace

@@ -3,11 +3,13 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/op_registration/infer_schema.h>
 #include <ATen/ops/linear.h>
 #include <torch/library.h>
 
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace ops_dcnv3 {
@@ -20,19 +22,34 @@ using at::Tensor;
 using Product = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, std::string_view,
                        c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
 
-// PyTorch's operator for it, which adds the bias as it stores the result; none where PyTorch has no oneDNN, and on other
-// processors, where nobody has compared the two.
+// An operator of PyTorch that is not documented; none where there is none of this name, or it has another signature.
+template <typename Signature>
+std::optional<c10::TypedOperatorHandle<Signature>> find_operator(const char* name) {
+  const auto handle = c10::Dispatcher::singleton().findSchema({name, ""});
+  if (!handle || c10::findSchemaDifferences(c10::inferFunctionSchemaFlattenedReturns<Signature>(), handle->schema())) {
+    return std::nullopt;
+  }
+  try {
+    return handle->typed<Signature>();
+  } catch (const c10::Error&) {  // it has the schema, but C++ types that differ
+    return std::nullopt;
+  }
+}
+
+// PyTorch's product by oneDNN, which adds the bias as it stores the result. Only on x86: the two have not been compared on
+// other processors.
 std::optional<c10::TypedOperatorHandle<Product>> find_product() {
 #if defined(__x86_64__) || defined(_M_X64)
-  const auto handle = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
-  if (handle && at::globalContext().hasMKLDNN()) return handle->typed<Product>();
+  if (at::globalContext().hasMKLDNN()) return find_operator<Product>("mkldnn::_linear_pointwise");
 #endif
   return std::nullopt;
 }
 
+bool has_product(std::string_view name) { return find_operator<Product>(std::string(name).c_str()).has_value(); }
+
 bool multiplies_bfloat16() {
-  const auto handle = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
-  return handle && handle->typed<bool()>().call();
+  const auto supported = find_operator<bool()>("mkldnn::_is_mkldnn_bf16_supported");
+  return supported && supported->call();
 }
 
 bool is_dense(const Tensor& tensor) { return tensor.device().is_cpu() && tensor.layout() == at::kStrided; }
@@ -67,7 +84,10 @@ Tensor differentiable_linear(const Tensor& input, const Tensor& weight, const st
   return of_device.call(input, weight, bias);
 }
 
-TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("linear", linear); }
+TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) {
+  m.impl("linear", linear);
+  m.impl("has_product", has_product);
+}
 TORCH_LIBRARY_IMPL(ops_dcnv3, Autograd, m) { m.impl("linear", differentiable_linear); }
 
 }  // namespace

@@ -23,6 +23,7 @@ struct RoiPoolParams {
 
 template <typename T>
 struct RoiPoolInputs {
+  using type = T;
   const T *input, *rois, *offset, *mask;
 };
 
@@ -48,7 +49,7 @@ OPS_DCNV3_INLINE T sample_position(const BinSamples<T>& samples, int64_t i) {
   return samples.start + (T(i) + T(0.5)) * samples.bin / T(samples.count);
 }
 
-// What a bin gives that reads no pixel: 0, or NaN where one does not know where it lies.
+// The value of a bin without samples inside the image: 0, or NaN where its position is not finite.
 template <typename T>
 OPS_DCNV3_INLINE T value_outside(const BinSamples<T>& y, const BinSamples<T>& x) {
   if (y.count == 0 || x.count == 0) return 0;

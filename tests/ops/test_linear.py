@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ops_dcnv3 import DCNv3, Linear
 
-PRODUCT, CONVOLUTION = 'mkldnn::_linear_pointwise', 'aten::mkldnn_convolution'
+PRODUCT, CONVOLUTION = 'mkldnn::_linear_pointwise', 'aten::conv2d'  # whose library depends on the number of threads
 needs_onednn = pytest.mark.skipif(
     platform.machine() not in ('x86_64', 'AMD64') or not torch.backends.mkldnn.is_available(),
     reason='needs a PyTorch with oneDNN, on x86',

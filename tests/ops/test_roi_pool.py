@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -514,16 +515,32 @@ class TestPyTorch:
     @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
     def test_opcheck(self, name, dtype, device):
         tensors, options = make_inputs(name, dtype=dtype, device=device)
-        detached = [tensors.get(key) for key in ('input', 'rois', 'offset', 'mask')]
-        leaves = [t if t is None or i == 1 else t.clone().requires_grad_() for i, t in enumerate(detached)]
-        options = (*(options[key] for key in ('output_size', 'spatial_scale', 'sampling_ratio')), 0.3, 'ps' in name)
-        torch.library.opcheck(torch.ops.ops_dcnv3.roi_pool.default, (*leaves, *options))
-        grad_output = torch.randn_like(torch.ops.ops_dcnv3.roi_pool(*detached, *options))
-        given = [t is not None for t in detached]
-        for wanted in ([given[0], given[2], given[3]], [True, False, False], [False, given[2], False]):
-            torch.library.opcheck(
-                torch.ops.ops_dcnv3.roi_pool_backward.default, (grad_output, *detached, *options, wanted)
-            )
+        detached, options = [*tensors.values()], [*options.values()]
+        operator, backward = (getattr(torch.ops.ops_dcnv3, n).default for n in (name, f'{name}_backward'))
+        leaves = [t if key == 'rois' else t.clone().requires_grad_() for key, t in tensors.items()]
+        torch.library.opcheck(operator, (*leaves, *options))
+        grad_output = torch.randn_like(operator(*detached, *options))
+        count = len(tensors) - 1
+        for wanted in ([True] * count, [True, False, False][:count], [False, True, False][:count]):
+            torch.library.opcheck(backward, (grad_output, *detached, *options, wanted))
+
+    def test_opcheck_without_offset_and_mask(self, device):
+        tensors, options = make_inputs(device=device)
+        without = tensors['input'], tensors['rois'], None, None
+        operators = torch.ops.ops_dcnv3.deform_roi_pool, torch.ops.ops_dcnv3.deform_roi_pool_backward
+        output = operators[0](*without, *options.values())
+        torch.library.opcheck(operators[0].default, (*without, *options.values()))
+        wanted = [True, False, False]
+        torch.library.opcheck(operators[1].default, (torch.randn_like(output), *without, *options.values(), wanted))
+
+    def test_schemas_have_the_names_and_arguments_of_the_functions(self):
+        for name, function in OPERATORS.items():
+            operator = getattr(torch.ops.ops_dcnv3, name).default
+            backward = getattr(torch.ops.ops_dcnv3, f'{name}_backward').default
+            arguments = [argument.name for argument in operator._schema.arguments]
+            assert set(arguments) == set(inspect.signature(function).parameters)
+            assert [a.name for a in backward._schema.arguments] == ['grad_output', *arguments, 'output_mask']
+        assert not hasattr(torch.ops.ops_dcnv3, 'roi_pool')
 
     @pytest.mark.parametrize('name', OPERATORS)
     def test_compiles_without_graph_break(self, name, device):
@@ -631,19 +648,19 @@ class TestErrors:
 
     def test_the_raw_operator_stays_inside_its_tensors(self):
         tensors, options = make_inputs()
-        arguments = [*tensors.values(), *options.values(), False]
-        op = torch.ops.ops_dcnv3.roi_pool
+        arguments = [*tensors.values(), *options.values()]
+        op = torch.ops.ops_dcnv3.deform_roi_pool
         for position in (1, 2, 3):
             broken = list(arguments)
             broken[position] = broken[position][..., :-1]
-            with pytest.raises(RuntimeError, match='must be'):
+            with pytest.raises(RuntimeError, match='deform_roi_pool: .* must be'):
                 op(*broken)
         with pytest.raises(RuntimeError, match='sampling_ratio must be from 0 to 1024, got 1000000000'):
             op(*arguments[:6], 10**9, *arguments[7:])
         with pytest.raises(RuntimeError, match='positive multiple of 6, got 4'):
-            op(arguments[0], arguments[1], None, None, *arguments[4:-1], True)
+            torch.ops.ops_dcnv3.ps_roi_pool(*arguments[:2], *arguments[4:7])
         grad_output = op(*arguments)
-        backward = torch.ops.ops_dcnv3.roi_pool_backward
+        backward = torch.ops.ops_dcnv3.deform_roi_pool_backward
         with pytest.raises(RuntimeError, match='grad_output must have the shape'):
             backward(grad_output[..., :-1], *arguments, [True, True, True])
         with pytest.raises(RuntimeError, match='no gradient by a tensor that is not given'):

@@ -1,8 +1,7 @@
 // DCNv3 on the CPU: from tensors to tasks for ATen's threads, and the choice of the instruction set.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <string>
@@ -72,7 +71,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
   auto none = [&] { return at::empty({0}, in.options()); };
   // The gradient of the input is a sum of many terms: float for the 16-bit types.
   const auto sum_type = in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  at::Tensor grad_input = output_mask[0] ? at::zeros_like(in, in.options().dtype(sum_type)) : none();
+  at::Tensor grad_input = output_mask[0] ? at::zeros(in.sizes(), in.options().dtype(sum_type)) : none();
   at::Tensor grad_offset = output_mask[1] ? at::empty(off.sizes(), off.options()) : none();
   at::Tensor grad_mask = output_mask[2] ? at::empty(mask.sizes(), mask.options()) : none();
   const bool wants_points = output_mask[1] || output_mask[2];

@@ -13,7 +13,7 @@ namespace {
 constexpr int kPixels = kDepthwisePixels;
 
 // The convolution of one channel, or of one vector of channels, at one output pixel, whose window begins at (top, left).
-// `image` and `weight` (the taps, then the bias) stand at that channel.
+// `image` and `weight` (the taps, then the bias) point to that channel.
 template <typename V, typename T, typename LoadInput, typename LoadWeight>
 inline V convolve(const DepthwiseParams& p, const T* image, const accumulate_t<T>* weight, int64_t top, int64_t left,
                   LoadInput load_input, LoadWeight load_weight) {

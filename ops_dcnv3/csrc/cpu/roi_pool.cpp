@@ -1,6 +1,6 @@
 // RoI pooling on the CPU.
 //
-// Samples of a bin stand on a grid, and bilinear interpolation is linear interpolation along y by linear interpolation along
+// The samples of a bin form a grid, and bilinear interpolation is linear interpolation along y by linear interpolation along
 // x. So the average over the samples is a weighted sum of pixels with the weight (weight of the row) * (weight of the
 // column), where a row's weight is summed up over all samples that read it, and so is a column's. Every pixel is read once
 // per bin, however many samples there are. The pixels are vectors of channels, for which the input is transposed first.
@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "roi_pool_params.h"
+#include "roi_pool_operators.h"
 
 namespace ops_dcnv3 {
 namespace {
@@ -211,17 +211,15 @@ void backward_input(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T*
   }
 }
 
-RoiPoolTensors prepare(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
-                       const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
-                       int64_t sampling_ratio, double gamma, bool position_sensitive) {
-  RoiPoolTensors tensors = make_roi_pool_tensors(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
-                                                 gamma, position_sensitive);
+RoiPoolTensors prepare(const RoiPoolArguments& arguments) {
+  RoiPoolTensors tensors = make_roi_pool_tensors(arguments);
   const RoiPoolParams& p = tensors.p;
   AT_DISPATCH_FLOATING_TYPES(tensors.input.scalar_type(), "roi_pool", [&] {
     const scalar_t* boxes = tensors.rois.const_data_ptr<scalar_t>();
     for (int64_t roi = 0; roi < p.rois; ++roi) {
-      TORCH_CHECK_INDEX(roi_image(p, boxes[5 * roi]) >= 0, "roi_pool: the image index of a RoI, its first number, must be "
-                        "at least 0 and less than the batch size ", p.batch, ", got ", boxes[5 * roi], " in RoI ", roi);
+      TORCH_CHECK_INDEX(roi_image(p, boxes[5 * roi]) >= 0, arguments.name, ": the image index of a RoI, its first number, "
+                        "must be at least 0 and less than the batch size ", p.batch, ", got ", boxes[5 * roi], " in RoI ",
+                        roi);
     }
     if (!tensors.input.is_contiguous() && p.rois > 0) {
       const at::Tensor planes = with_channels_first(tensors.input).contiguous();
@@ -232,11 +230,8 @@ RoiPoolTensors prepare(const at::Tensor& input, const at::Tensor& rois, const st
   return tensors;
 }
 
-at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
-                    const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
-                    int64_t sampling_ratio, double gamma, bool position_sensitive) {
-  const RoiPoolTensors tensors =
-      prepare(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive);
+at::Tensor roi_pool(const RoiPoolArguments& arguments) {
+  const RoiPoolTensors tensors = prepare(arguments);
   const RoiPoolParams& p = tensors.p;
   at::Tensor output = at::empty({p.rois, p.classes * p.depth, p.bins_h, p.bins_w}, tensors.input.options());
   AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_pool", [&] {
@@ -245,32 +240,29 @@ at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::
       forward(p, in, output.mutable_data_ptr<scalar_t>(), begin, end);
     });
   });
-  return output.to(input.scalar_type());
+  return output.to(arguments.input.scalar_type());
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
-    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
-    const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale, int64_t sampling_ratio,
-    double gamma, bool position_sensitive, std::array<bool, 3> output_mask) {
-  const RoiPoolTensors tensors =
-      prepare(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio, gamma, position_sensitive);
+RoiPoolResults roi_pool_backward(const at::Tensor& grad_output, const RoiPoolArguments& arguments,
+                                 std::array<bool, 3> wanted) {
+  const RoiPoolTensors tensors = prepare(arguments);
   const RoiPoolParams& p = tensors.p;
-  check_roi_pool_gradients(p, grad_output, input, offset, mask, output_mask);
+  check_roi_pool_gradients(p, grad_output, arguments, wanted);
   const auto options = tensors.input.options();
   const at::Tensor grad_out = grad_output.to(options.dtype()).contiguous();
   auto result = [&](bool wanted, const at::Tensor& like) { return at::empty(wanted ? like.sizes() : at::IntArrayRef{0}, options); };
-  at::Tensor grad_input = result(output_mask[0], input), grad_offset = result(output_mask[1], tensors.offset),
-             grad_mask = result(output_mask[2], tensors.mask);
+  at::Tensor grad_input = result(wanted[0], arguments.input), grad_offset = result(wanted[1], tensors.offset),
+             grad_mask = result(wanted[2], tensors.mask);
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), "roi_pool_backward", [&] {
     const auto in = tensors.pointers<scalar_t>();
     const scalar_t* gradient = grad_out.const_data_ptr<scalar_t>();
-    if (output_mask[1] || output_mask[2]) {
+    if (wanted[1] || wanted[2]) {
       at::parallel_for(0, p.rois, 1, [&](int64_t begin, int64_t end) {
-        backward_bins(p, in, gradient, output_mask[1] ? grad_offset.mutable_data_ptr<scalar_t>() : nullptr,
-                      output_mask[2] ? grad_mask.mutable_data_ptr<scalar_t>() : nullptr, begin, end);
+        backward_bins(p, in, gradient, wanted[1] ? grad_offset.mutable_data_ptr<scalar_t>() : nullptr,
+                      wanted[2] ? grad_mask.mutable_data_ptr<scalar_t>() : nullptr, begin, end);
       });
     }
-    if (output_mask[0]) {
+    if (wanted[0]) {
       // Each thread has channels of its own: no atomics, and the order of every sum is that of the RoIs.
       at::Tensor sums = at::empty(tensors.input.sizes(), options);
       sums.zero_();
@@ -288,13 +280,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
       transpose_images(p, sums.const_data_ptr<scalar_t>(), false, grad_input.mutable_data_ptr<scalar_t>());
     }
   });
-  return {grad_input.to(input.scalar_type()), grad_offset.to(input.scalar_type()), grad_mask.to(input.scalar_type())};
+  const auto dtype = arguments.input.scalar_type();
+  return {grad_input.to(dtype), grad_offset.to(dtype), grad_mask.to(dtype)};
 }
 
-TORCH_LIBRARY_IMPL(ops_dcnv3, CPU, m) {
-  m.impl("roi_pool", roi_pool);
-  m.impl("roi_pool_backward", roi_pool_backward);
-}
+TORCH_LIBRARY_IMPL(ops_dcnv3, CPU, m) { RoiPoolOperators<roi_pool, roi_pool_backward>::add_to(m); }
 
 }  // namespace
 }  // namespace ops_dcnv3

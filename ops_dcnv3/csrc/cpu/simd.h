@@ -197,7 +197,7 @@ inline void spread(const double* from, V to[4]) {
   for (int i = 0; i < 4; ++i) to[i] = from[i] - V{};
 }
 
-// The same, to be multiplied with vectors loaded from T. With AVX-512 what is made of bfloat16 stands in a register, so the
+// The same, to be multiplied with vectors loaded from T. With AVX-512 what is made of bfloat16 is in a register, so the
 // multiplication can load the weight, and the shuffles are left to the numbers.
 template <typename T, typename V>
 inline void spread_for(const accumulate_t<T>* from, V to[4]) {

@@ -1,8 +1,6 @@
 // All operators on CUDA: from tensors to launches.
 #include <ATen/Context.h>
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -11,8 +9,9 @@
 
 #include "dcnv3_launch.h"
 #include "dcnv3_params.h"
+#include "layout.h"
 #include "roi_pool_launch.h"
-#include "roi_pool_params.h"
+#include "roi_pool_operators.h"
 
 namespace ops_dcnv3::cuda {
 namespace {
@@ -28,7 +27,7 @@ ElementType element_type(const at::Tensor& tensor) {
     case at::kBFloat16:
       return ElementType::bfloat16;
     default:
-      TORCH_CHECK(false, "dcnv3: dtype must be float32, float64, float16 or bfloat16, got ", tensor.scalar_type());
+      TORCH_CHECK(false, "ops_dcnv3: dtype must be float32, float64, float16 or bfloat16, got ", tensor.scalar_type());
   }
 }
 
@@ -73,74 +72,72 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(const at::Tensor& 
   // The gradient of the input is a sum of many terms: float for the 16-bit types.
   const auto sum_type = type == ElementType::float64 ? at::kDouble : at::kFloat;
   const auto none = [&] { return at::empty({0}, in.options()); };
-  const auto dense_like = [&](const at::Tensor& tensor) {
-    return at::empty_like(tensor, tensor.options(), at::MemoryFormat::Contiguous);
-  };
   at::Tensor grad_input = output_mask[0] ? at::zeros(in.sizes(), in.options().dtype(sum_type)) : none();
-  at::Tensor grad_offset = output_mask[1] ? dense_like(off) : none();
-  at::Tensor grad_mask = output_mask[2] ? dense_like(modulation) : none();
+  at::Tensor grad_offset = output_mask[1] ? at::empty(off.sizes(), off.options()) : none();
+  at::Tensor grad_mask = output_mask[2] ? at::empty(modulation.sizes(), modulation.options()) : none();
   const Gradients gradients{output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
                             output_mask[1] ? grad_offset.mutable_data_ptr() : nullptr,
                             output_mask[2] ? grad_mask.mutable_data_ptr() : nullptr};
   C10_CUDA_CHECK(launch_dcnv3_backward(
       p, type, grad_out.const_data_ptr(), in.const_data_ptr(), off.const_data_ptr(), modulation.const_data_ptr(),
       gradients, at::globalContext().deterministicAlgorithms(), c10::cuda::getCurrentCUDAStream()));
-  return {grad_input.to(in.scalar_type()), grad_offset, grad_mask};
+  return {as_result(grad_input, grad_input.sizes(), in.scalar_type()), grad_offset, grad_mask};
 }
 
-at::Tensor roi_pool(const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
-                    const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale,
-                    int64_t sampling_ratio, double gamma, bool position_sensitive) {
-  const c10::cuda::CUDAGuard guard(input.device());
-  RoiPoolTensors tensors = make_roi_pool_tensors(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
-                                                 gamma, position_sensitive);
+// In memory of (images, maps, classes, height, width, depth), as the kernels take it.
+RoiPoolTensors prepare(const RoiPoolArguments& arguments) {
+  RoiPoolTensors tensors = make_roi_pool_tensors(arguments);
   tensors.input = tensors.input.contiguous();
+  return tensors;
+}
+
+const void* pointer(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
+
+at::Tensor roi_pool(const RoiPoolArguments& arguments) {
+  const c10::cuda::CUDAGuard guard(arguments.input.device());
+  const RoiPoolTensors tensors = prepare(arguments);
   const RoiPoolParams& p = tensors.p;
   at::Tensor output = at::empty({p.rois, roi_pool_bins(p), p.classes * p.depth}, tensors.input.options());
-  AT_DISPATCH_FLOATING_TYPES(output.scalar_type(), "roi_pool", [&] {
-    C10_CUDA_CHECK(launch_roi_pool_forward(p, tensors.pointers<scalar_t>(), output.mutable_data_ptr<scalar_t>(),
-                                           c10::cuda::getCurrentCUDAStream()));
-  });
-  return output.transpose(1, 2).to(input.scalar_type()).reshape({p.rois, p.classes * p.depth, p.bins_h, p.bins_w});
+  C10_CUDA_CHECK(launch_roi_pool_forward(p, element_type(output), pointer(tensors.input), pointer(tensors.rois),
+                                         pointer(tensors.offset), pointer(tensors.mask), output.mutable_data_ptr(),
+                                         c10::cuda::getCurrentCUDAStream()));
+  return as_result(output.transpose(1, 2), {p.rois, p.classes * p.depth, p.bins_h, p.bins_w},
+                   arguments.input.scalar_type());
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> roi_pool_backward(
-    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& rois, const std::optional<at::Tensor>& offset,
-    const std::optional<at::Tensor>& mask, at::IntArrayRef output_size, double spatial_scale, int64_t sampling_ratio,
-    double gamma, bool position_sensitive, std::array<bool, 3> output_mask) {
-  const c10::cuda::CUDAGuard guard(input.device());
-  RoiPoolTensors tensors = make_roi_pool_tensors(input, rois, offset, mask, output_size, spatial_scale, sampling_ratio,
-                                                 gamma, position_sensitive);
-  tensors.input = tensors.input.contiguous();
+RoiPoolResults roi_pool_backward(const at::Tensor& grad_output, const RoiPoolArguments& arguments,
+                                 std::array<bool, 3> wanted) {
+  const c10::cuda::CUDAGuard guard(arguments.input.device());
+  const RoiPoolTensors tensors = prepare(arguments);
   const RoiPoolParams& p = tensors.p;
-  check_roi_pool_gradients(p, grad_output, input, offset, mask, output_mask);
+  check_roi_pool_gradients(p, grad_output, arguments, wanted);
   const auto options = tensors.input.options();
   const at::Tensor grad_out = grad_output.flatten(2).transpose(1, 2).to(options.dtype()).contiguous();
-  auto result = [&](bool wanted, at::IntArrayRef shape) {
+  auto sums = [&](bool wanted, at::IntArrayRef shape) {
     return wanted ? at::zeros(shape, options) : at::empty({0}, options);
   };
-  at::Tensor grad_input = result(output_mask[0], tensors.input.sizes());
-  at::Tensor grad_offset = result(output_mask[1], output_mask[1] ? offset->sizes() : at::IntArrayRef());
-  at::Tensor grad_mask = result(output_mask[2], {p.rois, p.bins_h, p.bins_w, p.classes});
-  AT_DISPATCH_FLOATING_TYPES(grad_out.scalar_type(), "roi_pool_backward", [&] {
-    auto get = [](bool wanted, at::Tensor& tensor) { return wanted ? tensor.mutable_data_ptr<scalar_t>() : nullptr; };
-    const RoiPoolGradients<scalar_t> gradients{get(output_mask[0], grad_input), get(output_mask[1], grad_offset),
-                                               get(output_mask[2], grad_mask)};
-    C10_CUDA_CHECK(launch_roi_pool_backward(p, tensors.pointers<scalar_t>(), grad_out.const_data_ptr<scalar_t>(),
-                                            gradients, at::globalContext().deterministicAlgorithms(),
-                                            c10::cuda::getCurrentCUDAStream()));
-  });
-  const auto type = input.scalar_type();
-  if (output_mask[0]) grad_input = with_channels_first(grad_input.to(type));
-  if (output_mask[2]) grad_mask = grad_mask.sum(3);
-  return {grad_input.to(type), grad_offset.to(type), grad_mask.to(type)};
+  at::Tensor grad_input = sums(wanted[0], tensors.input.sizes());
+  at::Tensor grad_offset = sums(wanted[1], wanted[1] ? arguments.offset->sizes() : at::IntArrayRef());
+  at::Tensor grad_mask = sums(wanted[2], {p.rois, p.bins_h, p.bins_w, p.classes});
+  auto get = [](bool wanted, at::Tensor& tensor) { return wanted ? tensor.mutable_data_ptr() : nullptr; };
+  const Gradients gradients{get(wanted[0], grad_input), get(wanted[1], grad_offset), get(wanted[2], grad_mask)};
+  C10_CUDA_CHECK(launch_roi_pool_backward(
+      p, element_type(grad_out), grad_out.const_data_ptr(), pointer(tensors.input), pointer(tensors.rois),
+      pointer(tensors.offset), pointer(tensors.mask), gradients, at::globalContext().deterministicAlgorithms(),
+      c10::cuda::getCurrentCUDAStream()));
+  if (wanted[0]) grad_input = with_channels_first(grad_input);
+  if (wanted[2]) grad_mask = grad_mask.sum(3);
+  auto result = [&](bool wanted, const at::Tensor& gradient, const std::optional<at::Tensor>& like) {
+    return as_result(gradient, wanted ? like->sizes() : at::IntArrayRef{0}, arguments.input.scalar_type());
+  };
+  return {result(wanted[0], grad_input, arguments.input), result(wanted[1], grad_offset, arguments.offset),
+          result(wanted[2], grad_mask, arguments.mask)};
 }
 
 TORCH_LIBRARY_IMPL(ops_dcnv3, CUDA, m) {
   m.impl("dcnv3", dcnv3);
   m.impl("dcnv3_backward", dcnv3_backward);
-  m.impl("roi_pool", roi_pool);
-  m.impl("roi_pool_backward", roi_pool_backward);
+  RoiPoolOperators<roi_pool, roi_pool_backward>::add_to(m);
 }
 
 }  // namespace

@@ -415,22 +415,20 @@ Spread spread_pairs(const Dcnv3Params& p, int vector, cudaStream_t stream, int64
   const int pairs = int(fit < kThreads / lanes ? fit : kThreads / lanes);
   const int64_t blocks = divide_up(p.batch * p.out_height * p.out_width * p.groups, pairs);
   return {pairs, lanes,
-          launch_config(blocks < max_blocks ? blocks : max_blocks, int(divide_up(pairs * lanes, kWarp)) * kWarp,
-                        pairs * pair_bytes + grid_bytes, stream)};
+          launch_config(blocks, int(divide_up(pairs * lanes, kWarp)) * kWarp, pairs * pair_bytes + grid_bytes, stream,
+                        max_blocks)};
 }
 
 template <typename T, int kVec>
 cudaError_t launch_ordered_grad_input(const Dcnv3Params& p, const T* grad_output, const T* offset, const T* mask,
                                       accumulate_t<T>* grad_input, cudaStream_t stream, int64_t max_blocks) {
-  // Some ten thousand threads fill a GPU; more of them only repeat the walk over the output.
   const int64_t slices = p.groups * p.group_channels / kVec, columns = p.batch * slices;
   if (columns == 0 || p.height == 0) return cudaSuccess;
-  const int64_t band_rows = divide_up(p.height, divide_up(50000, columns)), bands = divide_up(p.height, band_rows);
-  const int64_t blocks = divide_up(columns * bands, kThreads);
-  const cudaLaunchConfig_t config = launch_config(blocks < max_blocks ? blocks : max_blocks, kThreads,
-                                                  Shared<accumulate_t<T>>::grid_bytes(p.points), stream);
+  const Bands bands = bands_for(p.height, columns);
+  const cudaLaunchConfig_t config = launch_config(divide_up(columns * bands.count, kThreads), kThreads,
+                                                  Shared<accumulate_t<T>>::grid_bytes(p.points), stream, max_blocks);
   return cudaLaunchKernelEx(&config, ordered_grad_input_kernel<T, kVec>, p, grad_output, offset, mask, grad_input,
-                            bands, band_rows);
+                            bands.count, bands.rows);
 }
 
 template <typename T, int kVec>

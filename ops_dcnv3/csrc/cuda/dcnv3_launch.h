@@ -6,24 +6,15 @@
 
 namespace ops_dcnv3::cuda {
 
-enum class ElementType { float32, float64, float16, bfloat16 };
-
 // The points of a pair are kept in shared memory: the most that fit, a window of 35 x 35 pixels, or 27 x 27 in double.
 // More points are cudaErrorInvalidConfiguration.
 int64_t max_points(ElementType type);
 
-// All pointers are device pointers to elements of `type`, laid out as Dcnv3Params says.
 cudaError_t launch_dcnv3_forward(const Dcnv3Params& p, ElementType type, const void* input, const void* offset,
                                  const void* mask, void* output, cudaStream_t stream, int64_t max_blocks = kMaxBlocks);
 
-// A gradient that is not wanted is null. offset and mask are contiguous.
-struct Gradients {
-  void* input;  // float for the 16-bit types, else of `type`; holds zeros
-  void* offset;
-  void* mask;
-};
-
-// Atomics add the gradient of the input up in any order. With `deterministic` it is summed in a fixed order, slowly.
+// The gradients of offset and mask are contiguous. Atomics add the gradient of the input up in any order; with
+// `deterministic` it is summed in a fixed order, slowly.
 cudaError_t launch_dcnv3_backward(const Dcnv3Params& p, ElementType type, const void* grad_output, const void* input,
                                   const void* offset, const void* mask, const Gradients& gradients, bool deterministic,
                                   cudaStream_t stream, int64_t max_blocks = kMaxBlocks);

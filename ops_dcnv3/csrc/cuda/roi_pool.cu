@@ -1,6 +1,6 @@
-// RoI pooling on CUDA. A unit (see roi_pool.h) is the work of a few lanes, each with its own channels, which stand side by side
-// in memory; every lane finds the samples by itself, as all lanes of a warp find the same ones at once. A RoI whose image
-// does not exist reads nothing and gives 0.
+// RoI pooling on CUDA. A unit (see roi_pool.h) is the work of a few lanes, each with its own channels, which are neighbours in
+// memory; every lane finds the samples by itself, as all lanes of a warp find the same ones at once. A RoI whose image
+// does not exist has no samples and gives 0.
 #include <cuda_runtime.h>
 
 #include "roi_pool_launch.h"
@@ -8,7 +8,13 @@
 namespace ops_dcnv3::cuda {
 namespace {
 
-constexpr int kChannels = 8;  // of a lane, whose sums stay in registers
+constexpr int kChannels = 8;  // of a lane, whose sums are kept in registers
+
+// As `Gradients` of launch.h, of one type.
+template <typename T>
+struct RoiPoolGradients {
+  T *input, *offset, *mask;
+};
 
 // Calls each(sample along y, sample along x) for what a unit reads.
 template <typename T, typename Each>
@@ -35,7 +41,7 @@ __device__ inline void find_corners(const RoiPoolParams& p, const LinearSample<T
   corner[3] = corner[2] + x.step * p.depth;
 }
 
-// The unit of this number; one that reads nothing beyond the last.
+// The unit of this number; beyond the last one, a unit without samples.
 template <typename T>
 __device__ inline RoiPoolUnit<T> unit_of(const RoiPoolParams& p, const RoiPoolInputs<T>& in, int64_t number) {
   const int64_t bins = roi_pool_bins(p), bin = number / p.classes;
@@ -163,60 +169,75 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-cudaLaunchConfig_t spread_units(const RoiPoolParams& p, int64_t units, int lanes, cudaStream_t stream, int64_t max_blocks) {
-  const int64_t blocks = divide_up(units, kThreads / lanes);
-  return launch_config(blocks < max_blocks ? blocks : max_blocks, kThreads, 0, stream);
+cudaLaunchConfig_t spread_units(int64_t units, int lanes, cudaStream_t stream, int64_t max_blocks) {
+  return launch_config(divide_up(units, kThreads / lanes), kThreads, 0, stream, max_blocks);
 }
 
 template <typename T>
 cudaError_t launch_ordered_grad_input(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output,
                                       T* grad_input, cudaStream_t stream, int64_t max_blocks) {
-  // Some ten thousand threads fill a GPU; more of them only repeat the walk over the RoIs.
   const int64_t columns = p.batch * roi_pool_maps(p) * p.classes * p.depth;
   if (columns == 0) return cudaSuccess;
-  const int64_t band_rows = divide_up(p.height, divide_up(50000, columns)), bands = divide_up(p.height, band_rows);
-  const int64_t blocks = divide_up(columns * bands, kThreads);
-  const cudaLaunchConfig_t config = launch_config(blocks < max_blocks ? blocks : max_blocks, kThreads, 0, stream);
-  return cudaLaunchKernelEx(&config, roi_ordered_grad_input_kernel<T>, p, in, grad_output, grad_input, bands, band_rows);
+  const Bands bands = bands_for(p.height, columns);
+  const cudaLaunchConfig_t config =
+      launch_config(divide_up(columns * bands.count, kThreads), kThreads, 0, stream, max_blocks);
+  return cudaLaunchKernelEx(&config, roi_ordered_grad_input_kernel<T>, p, in, grad_output, grad_input, bands.count,
+                            bands.rows);
+}
+
+// Calls launch(inputs of the type), unless there is nothing to pool.
+template <typename Launch>
+cudaError_t with_inputs(const RoiPoolParams& p, ElementType type, const void* input, const void* rois, const void* offset,
+                        const void* mask, Launch launch) {
+  if (p.rois * roi_pool_bins(p) * p.classes == 0) return cudaSuccess;
+  auto of_type = [&](auto zero) {
+    using T = decltype(zero);
+    auto cast = [](const void* pointer) { return static_cast<const T*>(pointer); };
+    return launch(RoiPoolInputs<T>{cast(input), cast(rois), cast(offset), cast(mask)});
+  };
+  switch (type) {
+    case ElementType::float32:
+      return of_type(0.0f);
+    case ElementType::float64:
+      return of_type(0.0);
+    default:
+      return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace
 
-template <typename T>
-cudaError_t launch_roi_pool_forward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, T* output, cudaStream_t stream,
+cudaError_t launch_roi_pool_forward(const RoiPoolParams& p, ElementType type, const void* input, const void* rois,
+                                    const void* offset, const void* mask, void* output, cudaStream_t stream,
                                     int64_t max_blocks) {
-  const int64_t units = p.rois * roi_pool_bins(p) * p.classes;
-  if (units == 0) return cudaSuccess;
-  const int lanes = lanes_for(p.depth, 1);
-  const cudaLaunchConfig_t config = spread_units(p, units, lanes, stream, max_blocks);
-  return cudaLaunchKernelEx(&config, roi_forward_kernel<T>, p, in, output, units, lanes);
+  return with_inputs(p, type, input, rois, offset, mask, [&](auto in) {
+    using T = typename decltype(in)::type;
+    const int64_t units = p.rois * roi_pool_bins(p) * p.classes;
+    const int lanes = lanes_for(p.depth, 1);
+    const cudaLaunchConfig_t config = spread_units(units, lanes, stream, max_blocks);
+    return cudaLaunchKernelEx(&config, roi_forward_kernel<T>, p, in, static_cast<T*>(output), units, lanes);
+  });
 }
 
-template <typename T>
-cudaError_t launch_roi_pool_backward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output,
-                                     const RoiPoolGradients<T>& gradients, bool deterministic, cudaStream_t stream,
-                                     int64_t max_blocks) {
-  const int64_t units = p.rois * roi_pool_bins(p) * p.classes;
-  if (units == 0) return cudaSuccess;
-  RoiPoolGradients<T> rest = gradients;
-  if (deterministic && gradients.input) {
-    const cudaError_t error = launch_ordered_grad_input(p, in, grad_output, gradients.input, stream, max_blocks);
-    if (error != cudaSuccess) return error;
-    rest.input = nullptr;
-  }
-  if (!rest.input && !rest.offset && !rest.mask) return cudaSuccess;
-  const int lanes = lanes_for(p.depth, 1);
-  const cudaLaunchConfig_t config = spread_units(p, units, lanes, stream, max_blocks);
-  return cudaLaunchKernelEx(&config, roi_backward_kernel<T>, p, in, grad_output, rest, units, lanes);
+cudaError_t launch_roi_pool_backward(const RoiPoolParams& p, ElementType type, const void* grad_output, const void* input,
+                                     const void* rois, const void* offset, const void* mask, const Gradients& gradients,
+                                     bool deterministic, cudaStream_t stream, int64_t max_blocks) {
+  return with_inputs(p, type, input, rois, offset, mask, [&](auto in) {
+    using T = typename decltype(in)::type;
+    const int64_t units = p.rois * roi_pool_bins(p) * p.classes;
+    const T* gradient = static_cast<const T*>(grad_output);
+    RoiPoolGradients<T> rest{static_cast<T*>(gradients.input), static_cast<T*>(gradients.offset),
+                             static_cast<T*>(gradients.mask)};
+    if (deterministic && rest.input) {
+      const cudaError_t error = launch_ordered_grad_input(p, in, gradient, rest.input, stream, max_blocks);
+      if (error != cudaSuccess) return error;
+      rest.input = nullptr;
+    }
+    if (!rest.input && !rest.offset && !rest.mask) return cudaSuccess;
+    const int lanes = lanes_for(p.depth, 1);
+    const cudaLaunchConfig_t config = spread_units(units, lanes, stream, max_blocks);
+    return cudaLaunchKernelEx(&config, roi_backward_kernel<T>, p, in, gradient, rest, units, lanes);
+  });
 }
-
-#define OPS_DCNV3_INSTANTIATE(T)                                                                                       \
-  template cudaError_t launch_roi_pool_forward<T>(const RoiPoolParams&, const RoiPoolInputs<T>&, T*, cudaStream_t,     \
-                                                  int64_t);                                                            \
-  template cudaError_t launch_roi_pool_backward<T>(const RoiPoolParams&, const RoiPoolInputs<T>&, const T*,            \
-                                                   const RoiPoolGradients<T>&, bool, cudaStream_t, int64_t);
-OPS_DCNV3_INSTANTIATE(float)
-OPS_DCNV3_INSTANTIATE(double)
-#undef OPS_DCNV3_INSTANTIATE
 
 }  // namespace ops_dcnv3::cuda

@@ -6,24 +6,16 @@
 
 namespace ops_dcnv3::cuda {
 
-// T is float or double. All pointers are device pointers, laid out as RoiPoolParams says.
-template <typename T>
-cudaError_t launch_roi_pool_forward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, T* output, cudaStream_t stream,
+// The type is float32 or float64. offset and mask may be null.
+cudaError_t launch_roi_pool_forward(const RoiPoolParams& p, ElementType type, const void* input, const void* rois,
+                                    const void* offset, const void* mask, void* output, cudaStream_t stream,
                                     int64_t max_blocks = kMaxBlocks);
 
-// A gradient that is not wanted is null.
-template <typename T>
-struct RoiPoolGradients {
-  T* input;   // holds zeros
-  T* offset;
-  T* mask;    // (rois, bins, classes): a sum over the classes is left to be done
-};
-
-// Atomics add the gradient of the input up in any order. With `deterministic` it is summed in a fixed order, slowly.
-// grad_output is laid out like the output.
-template <typename T>
-cudaError_t launch_roi_pool_backward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output,
-                                     const RoiPoolGradients<T>& gradients, bool deterministic, cudaStream_t stream,
-                                     int64_t max_blocks = kMaxBlocks);
+// grad_output is laid out like the output. The gradient of the mask is (rois, bins, classes): a sum over the classes is left
+// to be done. Atomics add the gradient of the input up in any order; with `deterministic` it is summed in a fixed order,
+// slowly.
+cudaError_t launch_roi_pool_backward(const RoiPoolParams& p, ElementType type, const void* grad_output, const void* input,
+                                     const void* rois, const void* offset, const void* mask, const Gradients& gradients,
+                                     bool deterministic, cudaStream_t stream, int64_t max_blocks = kMaxBlocks);
 
 }  // namespace ops_dcnv3::cuda

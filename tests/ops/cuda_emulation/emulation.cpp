@@ -274,9 +274,10 @@ void run_dcnv3() {
   call.write(error, cuda::max_points(type));
 }
 
-template <typename T>
-void run_roi_pool(bool backward, bool deterministic) {
+void run_roi_pool() {
   using namespace ops_dcnv3;
+  const bool is_double = read<int64_t>(), backward = read<int64_t>(), deterministic = read<int64_t>();
+  const auto type = is_double ? cuda::ElementType::float64 : cuda::ElementType::float32;
   const int64_t max_blocks = read<int64_t>();
   RoiPoolParams p{};
   for (int64_t* field : {&p.batch, &p.classes, &p.height, &p.width, &p.depth, &p.rois, &p.bins_h, &p.bins_w,
@@ -290,13 +291,14 @@ void run_roi_pool(bool backward, bool deterministic) {
   // input, rois, offset, mask, grad_output; then the output, or three gradients.
   Call call;
   call.read_tensors(backward ? 5 : 4, 0, backward ? 3 : 1, backward ? 0 : -1);
-  auto get = [&](size_t i) { return static_cast<T*>(call.data_or_null(i)); };
-  const RoiPoolInputs<T> in{get(0), get(1), get(2), get(3)};
+  auto get = [&](size_t i) { return call.data_or_null(i); };
   cudaError_t error;
   if (backward) {
-    error = cuda::launch_roi_pool_backward<T>(p, in, get(4), {get(5), get(6), get(7)}, deterministic, nullptr, max_blocks);
+    const cuda::Gradients gradients{get(5), get(6), get(7)};
+    error = cuda::launch_roi_pool_backward(p, type, get(4), get(0), get(1), get(2), get(3), gradients, deterministic, nullptr,
+                                           max_blocks);
   } else {
-    error = cuda::launch_roi_pool_forward<T>(p, in, get(4), nullptr, max_blocks);
+    error = cuda::launch_roi_pool_forward(p, type, get(0), get(1), get(2), get(3), get(4), nullptr, max_blocks);
   }
   call.write(error, 0);
 }
@@ -305,7 +307,5 @@ void run_roi_pool(bool backward, bool deterministic) {
 
 int main() {
   const auto op = read<int64_t>();
-  if (op == 0) return run_dcnv3(), 0;
-  const bool is_double = read<int64_t>(), backward = read<int64_t>(), deterministic = read<int64_t>();
-  is_double ? run_roi_pool<double>(backward, deterministic) : run_roi_pool<float>(backward, deterministic);
+  op == 0 ? run_dcnv3() : run_roi_pool();
 }
