@@ -34,7 +34,7 @@ VARIANTS = {
         options['channels'],
         options['groups'][0],
         {key: options[key] for key in _LAYER_OPTIONS if key in options},
-        _PEERS[name],
+        _PEERS.get(name, ['convnext_tiny']),
     )
     for name, options in VARIANTS_OF_THE_NETWORK.items()
 }

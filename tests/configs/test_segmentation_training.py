@@ -25,7 +25,7 @@ FOLDERS = ('ade20k', 'cityscapes', 'coco_stuff10k', 'coco_stuff164k', 'mapillary
 # One of each head; tests/configs/test_tta.py builds the augmentation of all.
 WITH_TTA = (
     'upernet_internimage_t_512_160k_ade20k',
-    'segformer_internimage_l_512x1024_160k_cityscapes',
+    'segformer_internimage_l_512x1024_160k_mapillary2cityscapes',
     'mask2former_internimage_h_480_40k_nyu',
 )
 DUPLICATE = re.compile(r'internimage_(s|b|xl|g)_|_ss$')

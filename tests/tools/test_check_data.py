@@ -51,7 +51,7 @@ def test_what_the_sample_did_not_show_ends_the_run_with_its_name(wrong, workers,
     root = write(tmp_path / 'data')
     config = write_config(tmp_path, 'segmentor', root, f'train_dataloader.update(num_workers={workers})\n')
     (root / wrong).write_bytes((root / wrong).read_bytes()[:-40])
-    command = [sys.executable, '-m', 'internimage', 'train', config, '--check-data', 'off']
+    command = [sys.executable, '-m', 'internimage', 'train', config, '--check-data', 'off', '--work-dir', work / 'run']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
