@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import product
 
@@ -142,7 +142,17 @@ def to_torchvision(input: Tensor, offset: Tensor, mask: Tensor, groups: int) -> 
 def torchvision_dcnv3(input: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, groups: int) -> Tensor:
     from torchvision.ops import deform_conv2d
 
-    return deform_conv2d(input, offset, weight, padding=1, mask=mask).permute(0, 2, 3, 1)
+    with _missing_kernels():
+        return deform_conv2d(input, offset, weight, padding=1, mask=mask).permute(0, 2, 3, 1)
+
+
+@contextmanager
+def _missing_kernels() -> Iterator[None]:
+    """Some releases of torchvision raise a RuntimeError for a dtype that has no kernel."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise NotImplementedError(str(error)) if 'not implemented' in str(error) else error from None
 
 
 # What turns (input, offset, mask, groups), outside the timing, into the tensors that an operator takes; the operator.
@@ -289,10 +299,8 @@ def torchvision_pool(name: str, input: Tensor, rois: Tensor, offset: Tensor, bin
     from torchvision import ops
 
     aligned = dict(aligned=True) if name == 'roi_align' else {}
-    try:
+    with _missing_kernels():
         return getattr(ops, name)(input, rois.to(input.dtype), bins, spatial_scale, **aligned)
-    except RuntimeError as error:
-        raise NotImplementedError(str(error)) if 'not implemented' in str(error) else error from None
 
 
 def check_roi_pools(peers: list[str], device: torch.device) -> None:
