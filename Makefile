@@ -89,7 +89,7 @@ $(DONE)/project: setup.py setup.cfg $(shell find ops_dcnv3/csrc -type f) | $(DON
 # The CUDA kernels for every architecture, where nvcc fits torch: on a machine without a GPU, too, so that no commit breaks them.
 cuda: $(DONE)/cuda
 $(DONE)/cuda: $(DONE)/project
-	@plan=$$(OPS_DCNV3_CUDA=all $(BIN)/python setup.py --version | head -n 1); \
+	@plan=$$(OPS_DCNV3_CUDA=all $(BIN)/python setup.py --version); plan=$${plan%%$$'\n'*}; \
 	if [[ $$plan != *'with CUDA'* ]]; then echo "== no CUDA kernels, $$plan"; else \
 		echo "== the CUDA kernels, for all GPUs (about 3 minutes on 2 cores; log: $(LOG)/cuda.log)"; \
 		OPS_DCNV3_CUDA=all $(BIN)/python setup.py build --build-base build/cuda-objects --build-lib build/cuda 2>&1 \
