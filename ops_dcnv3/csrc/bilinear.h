@@ -33,8 +33,8 @@ OPS_DCNV3_INLINE To convert(From value) {
   }
 }
 
-// Whether any pixel is read at this position of an axis of `size` pixels. False for NaN, so that converting the position
-// to an integer is safe after it. (`&` and not `&&`: it holds for vectors too.)
+// Whether any pixel is read at this position of an axis of `size` pixels. False for NaN, so that converting the
+// position to an integer is safe after it. (`&` and not `&&`: it holds for vectors too.)
 template <typename T>
 OPS_DCNV3_INLINE auto touches_image(T position, T size) {
   return (position > T{} - 1) & (position < size);
@@ -73,8 +73,8 @@ OPS_DCNV3_INLINE LinearSample<T, I> linear_sample(T position, I size) {
           {has_first ? -one : zero, has_second ? one : zero}};
 }
 
-// The same for operators that read the border pixel up to a whole pixel outside of it, as RoIAlign does: there the value does
-// not depend on the position. Beyond that, and for NaN, nothing is read.
+// The same for operators that read the border pixel up to a whole pixel outside of it, as RoIAlign does: there the
+// value does not depend on the position. Beyond that, and for NaN, nothing is read.
 template <typename T>
 OPS_DCNV3_INLINE auto touches_border(T position, T size) {
   return (position >= T{} - 1) & (position <= size);
@@ -91,8 +91,9 @@ OPS_DCNV3_INLINE LinearSample<T, I> linear_sample_border(T position, I size) {
   return sample;
 }
 
-// The four corners are (y, x), (y, x + 1), (y + 1, x), (y + 1, x + 1), everywhere in this order. With the weights of both
-// axes this is the interpolated value; with the slopes of one of them in their place, its derivative along that axis.
+// The four corners are (y, x), (y, x + 1), (y + 1, x), (y + 1, x + 1), everywhere in this order. With the weights of
+// both axes this is the interpolated value; with the slopes of one of them in their place, its derivative along that
+// axis.
 template <typename T>
 OPS_DCNV3_INLINE T bilinear(const T y[2], const T x[2], const T corner[4]) {
   return y[0] * (x[0] * corner[0] + x[1] * corner[1]) + y[1] * (x[0] * corner[2] + x[1] * corner[3]);

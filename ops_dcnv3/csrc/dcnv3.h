@@ -5,8 +5,8 @@
 
 namespace ops_dcnv3 {
 
-// C = groups * group_channels, P = points of one group at one output pixel. Contiguous, but for the distance between the
-// output pixels of offset and mask, which may be slices of one wider tensor.
+// C = groups * group_channels, P = points of one group at one output pixel. Contiguous, but for the distance between
+// the output pixels of offset and mask, which may be slices of one wider tensor.
 //   input   (batch, height, width, C)
 //   offset  (batch, out_height, out_width, groups, P, 2), (x, y) in units of offset_scale pixels
 //   mask    (batch, out_height, out_width, groups, P); with softmax, the logits of the modulation

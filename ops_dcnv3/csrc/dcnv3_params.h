@@ -15,12 +15,12 @@ inline int64_t output_size(int64_t size, int64_t kernel, int64_t stride, int64_t
   return (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
 }
 
-// The checks that keep a kernel inside its tensors. ops_dcnv3.dcnv3 says the same at more length before it comes to this.
-// Takes offset and mask as `dense_pixels` returns them.
+// The checks that keep a kernel inside its tensors. ops_dcnv3.dcnv3 says the same at more length before it comes to
+// this. Takes offset and mask as `dense_pixels` returns them.
 inline Dcnv3Params make_dcnv3_params(const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask,
                                      at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                                     at::IntArrayRef dilation, int64_t groups, double offset_scale,
-                                     bool remove_center, bool softmax) {
+                                     at::IntArrayRef dilation, int64_t groups, double offset_scale, bool remove_center,
+                                     bool softmax) {
   TORCH_CHECK(input.dim() == 4, "dcnv3: input must be (N, H, W, C), got shape ", input.sizes());
   for (const at::Tensor* tensor : {&offset, &mask}) {
     TORCH_CHECK(tensor->dim() == 4, "dcnv3: offset and mask must have 4 dimensions, got shape ", tensor->sizes());

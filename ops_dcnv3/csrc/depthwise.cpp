@@ -50,7 +50,9 @@ at::Tensor dense_depthwise_norm_gelu(const at::Tensor& input, const at::Tensor& 
   return as_result(output, output.sizes(), output.scalar_type());
 }
 
-TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("depthwise_norm_gelu", dense_depthwise_norm_gelu); }
+TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) {
+  m.impl("depthwise_norm_gelu", dense_depthwise_norm_gelu);
+}
 TORCH_LIBRARY_IMPL(ops_dcnv3, Autograd, m) { m.impl("depthwise_norm_gelu", differentiable_depthwise_norm_gelu); }
 
 }  // namespace

@@ -6,8 +6,8 @@
 
 namespace ops_dcnv3 {
 
-// `tensor` in this shape and dtype, with the strides of a new contiguous tensor: every operator returns such tensors on every
-// device, and the fake kernels in Python (`new_empty`) promise them. Copies where it has to.
+// `tensor` in this shape and dtype, with the strides of a new contiguous tensor: every operator returns such tensors on
+// every device, and the fake kernels in Python (`new_empty`) promise them. Copies where it has to.
 inline at::Tensor as_result(const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype) {
   const at::Tensor result = tensor.to(dtype).reshape(shape).contiguous();
   c10::DimVector strides(shape.size());

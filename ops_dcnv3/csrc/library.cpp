@@ -1,10 +1,9 @@
 // The schemas of all operators. Each bears the name of the function that users call, and its gradients that name with
 // _backward. Kernels are registered in cpu/ and cuda/; fake kernels and autograd in Python, beside these functions.
-#include <Python.h>
-
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
+#include <Python.h>
 #include <torch/library.h>
 
 #include <initializer_list>
@@ -22,7 +21,8 @@ TORCH_LIBRARY(ops_dcnv3, m) {
       "int[2] padding, int[2] dilation, int groups, float offset_scale, bool remove_center, bool softmax, "
       "bool[3] output_mask) "
       "-> (Tensor, Tensor, Tensor)");
-  // gelu(layer_norm(depthwise convolution of (N, H, W, C))). For inference: one pass on the CPU, where not differentiated.
+  // gelu(layer_norm(depthwise convolution of (N, H, W, C))). For inference: one pass on the CPU, where not
+  // differentiated.
   m.def(
       "depthwise_norm_gelu(Tensor input, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, float eps, "
       "int[2] stride, int[2] padding) -> Tensor");
@@ -30,7 +30,8 @@ TORCH_LIBRARY(ops_dcnv3, m) {
   m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   // The RoI pools. The gradients are those of input, offset and mask, as far as an operator has them.
   m.def(
-      "deform_roi_pool(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, float spatial_scale, "
+      "deform_roi_pool(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, float "
+      "spatial_scale, "
       "int sampling_ratio, float gamma) -> Tensor");
   m.def(
       "deform_roi_pool_backward(Tensor grad_output, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, "
@@ -67,7 +68,8 @@ bool has_kernel(std::string_view name, std::string_view device) {
 
 TORCH_LIBRARY_IMPL(ops_dcnv3, CompositeExplicitAutograd, m) { m.impl("has_kernel", has_kernel); }
 
-// Is an operation on these tensors to be differentiated, in either mode? For operators that are composed of PyTorch's then.
+// Is an operation on these tensors to be differentiated, in either mode? For operators that are composed of PyTorch's
+// then.
 bool is_differentiated(std::initializer_list<std::optional<at::Tensor>> tensors) {
   for (const auto& tensor : tensors) {
     if (!tensor || !tensor->defined()) continue;

@@ -36,8 +36,8 @@ std::optional<c10::TypedOperatorHandle<Signature>> find_operator(const char* nam
   }
 }
 
-// PyTorch's product by oneDNN, which adds the bias as it stores the result. Only on x86: the two have not been compared on
-// other processors.
+// PyTorch's product by oneDNN, which adds the bias as it stores the result. Only on x86: the two have not been compared
+// on other processors.
 std::optional<c10::TypedOperatorHandle<Product>> find_product() {
 #if defined(__x86_64__) || defined(_M_X64)
   if (at::globalContext().hasMKLDNN()) return find_operator<Product>("mkldnn::_linear_pointwise");
@@ -55,13 +55,16 @@ bool multiplies_bfloat16() {
 bool is_dense(const Tensor& tensor) { return tensor.device().is_cpu() && tensor.layout() == at::kStrided; }
 
 // Whether oneDNN multiplies these in `dtype`. What does not fit together is for PyTorch to refuse.
-bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, at::ScalarType dtype, bool casts) {
+bool fits(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, at::ScalarType dtype,
+          bool casts) {
   static const bool has_bfloat16 = multiplies_bfloat16();
-  const auto is_known = [](at::ScalarType type) { return type == at::kFloat || (type == at::kBFloat16 && has_bfloat16); };
+  const auto is_known = [](at::ScalarType type) {
+    return type == at::kFloat || (type == at::kBFloat16 && has_bfloat16);
+  };
   const bool same = input.scalar_type() == weight.scalar_type();
   return is_dense(input) && is_dense(weight) && is_known(dtype) && is_known(input.scalar_type()) &&
-         is_known(weight.scalar_type()) && (casts || same) && input.dim() > 0 && weight.dim() == 2 && weight.numel() > 0 &&
-         input.size(-1) == weight.size(1) &&
+         is_known(weight.scalar_type()) && (casts || same) && input.dim() > 0 && weight.dim() == 2 &&
+         weight.numel() > 0 && input.size(-1) == weight.size(1) &&
          (!bias || (is_dense(*bias) && bias->scalar_type() == weight.scalar_type() && bias->dim() == 1 &&
                     bias->size(0) == weight.size(0)));
 }

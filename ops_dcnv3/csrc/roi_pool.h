@@ -6,8 +6,9 @@
 
 namespace ops_dcnv3 {
 
-// The unit of work is one bin of one RoI for one class of offsets, number (roi * bins + bin) * classes + class. It averages
-// samples of one map, which is an image of `depth` channels. Contiguous, all in the type of sums (float or double):
+// The unit of work is one bin of one RoI for one class of offsets, number (roi * bins + bin) * classes + class. It
+// averages samples of one map, which is an image of `depth` channels. Contiguous, all in the type of sums (float or
+// double):
 //   input   (batch, maps, classes, height, width, depth), a map for each bin where position_sensitive, else 1
 //   rois    (rois, 5): image index, x1, y1, x2, y2
 //   offset  (rois, classes, 2, bins_h, bins_w), x before y, in units of gamma times the size of the RoI; or null
@@ -56,12 +57,12 @@ OPS_DCNV3_INLINE T value_outside(const BinSamples<T>& y, const BinSamples<T>& x)
   return y.start != y.start ? y.start : x.start != x.start ? x.start : T(0);
 }
 
-// The most samples of a bin along an axis: neither a number that is asked for nor a huge box may take for ever. Only an image
-// larger than that has more, for boxes as large.
+// The most samples of a bin along an axis: neither a number that is asked for nor a huge box may take for ever. Only an
+// image larger than that has more, for boxes as large.
 constexpr int64_t kMostSamples = 1024;
 
-// Bin `index` of `bins` between two corners of a box, along an axis of `size` pixels. Operation for operation what RoIAlign
-// does, so that positions come out the same to the last bit.
+// Bin `index` of `bins` between two corners of a box, along an axis of `size` pixels. Operation for operation what
+// RoIAlign does, so that positions come out the same to the last bit.
 template <typename T>
 OPS_DCNV3_INLINE BinSamples<T> bin_samples(const RoiPoolParams& p, T low, T high, int64_t bins, int64_t index, T offset,
                                            int64_t size) {
@@ -88,8 +89,8 @@ struct RoiPoolUnit {
 };
 
 template <typename T>
-OPS_DCNV3_INLINE RoiPoolUnit<T> roi_pool_unit(const RoiPoolParams& p, const RoiPoolInputs<T>& in, int64_t roi, int64_t bin,
-                                              int64_t of_class) {
+OPS_DCNV3_INLINE RoiPoolUnit<T> roi_pool_unit(const RoiPoolParams& p, const RoiPoolInputs<T>& in, int64_t roi,
+                                              int64_t bin, int64_t of_class) {
   const T* box = in.rois + 5 * roi;
   const int64_t bins = roi_pool_bins(p), image = roi_image(p, box[0]);
   const int64_t slab = (image * roi_pool_maps(p) + (p.position_sensitive ? bin : 0)) * p.classes + of_class;

@@ -56,10 +56,12 @@ at::Tensor dcnv3(const at::Tensor& input, const at::Tensor& offset, const at::Te
   return output;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
-    const at::Tensor& grad_output, const at::Tensor& input, const at::Tensor& offset, const at::Tensor& mask,
-    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-    int64_t groups, double offset_scale, bool remove_center, bool softmax, std::array<bool, 3> output_mask) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(const at::Tensor& grad_output, const at::Tensor& input,
+                                                              const at::Tensor& offset, const at::Tensor& mask,
+                                                              at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                                                              at::IntArrayRef padding, at::IntArrayRef dilation,
+                                                              int64_t groups, double offset_scale, bool remove_center,
+                                                              bool softmax, std::array<bool, 3> output_mask) {
   const at::Tensor in = input.contiguous(), off = dense_pixels(offset), modulation = dense_pixels(mask),
                    grad_out = grad_output.contiguous();
   const Dcnv3Params p = make_dcnv3_params(in, off, modulation, kernel_size, stride, padding, dilation, groups,
@@ -90,9 +92,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(
                        storage<scalar_t>(grad_out), gradients, group_begin, group_end, row_begin, row_end,
                        workspace.get());
       };
-      // The gradient of the input is added up by one thread per image and share of the groups: no atomics, and the order
-      // of the sum, so its rounding, does not depend on the number of threads. Where that leaves threads idle, the
-      // gradients of offset and mask, which need no such care, go row by row in a pass of their own.
+      // The gradient of the input is added up by one thread per image and share of the groups: no atomics, and the
+      // order of the sum, so its rounding, does not depend on the number of threads. Where that leaves threads idle,
+      // the gradients of offset and mask, which need no such care, go row by row in a pass of their own.
       const int64_t threads = at::get_num_threads();
       auto balanced = [&](int64_t tasks) { return tasks % threads == 0 || tasks >= 4 * threads; };
       int64_t shares = 1;

@@ -16,7 +16,8 @@
 namespace ops_dcnv3 {
 namespace {
 
-// Windows of 3x3, which all published models have, get code of their own, unrolled. For short vectors it is too long to pay.
+// Windows of 3x3, which all published models have, get code of their own, unrolled. For short vectors it is too long to
+// pay.
 constexpr int kUsualPoints = OPS_DCNV3_VECTOR_BYTES > 16 ? 9 : 0;
 
 template <typename T>
@@ -43,10 +44,11 @@ inline Tile<T> window_tile(const Dcnv3Params& p, int64_t groups, void* memory) {
   return tile;
 }
 
-// The modulation from the logits: a softmax over each of `runs` runs of `length` elements. `powers` is room for as many. What
-// a vector writes beyond its run, the next run overwrites.
+// The modulation from the logits: a softmax over each of `runs` runs of `length` elements. `powers` is room for as
+// many. What a vector writes beyond its run, the next run overwrites.
 template <typename T>
-inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T>* powers, accumulate_t<T>* modulation) {
+inline void softmax(const T* logit, int64_t runs, int64_t length, accumulate_t<T>* powers,
+                    accumulate_t<T>* modulation) {
   using A = accumulate_t<T>;
   using S = Simd<A>;
   using V = typename S::Vector;
@@ -93,8 +95,8 @@ inline int64_t usual_reach(const Dcnv3Params& p) {
 // Fetches, for a tile at (out_y, out_x), the pixels that no earlier row has read: those as far below as points usually
 // reach. No hardware prefetcher foresees them. `image` points to the first of `run` channels.
 template <typename T>
-__attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run, int64_t out_y,
-                                                          int64_t out_x, int64_t pixels) {
+__attribute__((always_inline)) inline void prefetch_below(const Dcnv3Params& p, const T* image, int64_t run,
+                                                          int64_t out_y, int64_t out_x, int64_t pixels) {
   const int64_t y = window_center(out_y, p.kernel_h, p.stride_h, p.pad_h, p.dilation_h) + usual_reach(p);
   const int64_t begin = std::min(p.width, out_x * p.stride_w), end = std::min(p.width, (out_x + pixels) * p.stride_w);
   if (y < 0 || y >= p.height) return;
@@ -166,8 +168,8 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
       const auto points = read_points(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
                                       p.batch * p.out_height * p.out_width - pixel, pixels, tile);
       auto gather_tile = [&](auto corners) {
-        auto* function =
-            p.points == kUsualPoints ? gather<kChannels, kUsualPoints, corners(), T> : gather<kChannels, 0, corners(), T>;
+        auto* function = p.points == kUsualPoints ? gather<kChannels, kUsualPoints, corners(), T>
+                                                  : gather<kChannels, 0, corners(), T>;
         function(p, tile, pixels, image, output + pixel * channels);
       };
       if (locate_window<Corners::interior, false>(p, points, y, x, tile)) {
@@ -198,8 +200,10 @@ inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels)
     for (int i = 0; i < 4; ++i) four[i] = S::load(tile.dot + 4 * k + i * S::kWidth);
     const V left[2] = {even(four[0], four[1]), even(four[2], four[3])};
     const V right[2] = {odd(four[0], four[1]), odd(four[2], four[3])};
-    const V corner[4] = {even(left[0], left[1]), even(right[0], right[1]), odd(left[0], left[1]), odd(right[0], right[1])};
-    const auto along_y = linear_sample(S::load(tile.y + k), rows), along_x = linear_sample(S::load(tile.x + k), columns);
+    const V corner[4] = {even(left[0], left[1]), even(right[0], right[1]), odd(left[0], left[1]),
+                         odd(right[0], right[1])};
+    const auto along_y = linear_sample(S::load(tile.y + k), rows),
+               along_x = linear_sample(S::load(tile.x + k), columns);
     const V gain = S::load(tile.gain + k), value = bilinear(along_y.weight, along_x.weight, corner);
     const V grad_y = bilinear(along_y.slope, along_x.weight, corner) * gain * scale;
     const V grad_x = bilinear(along_y.weight, along_x.slope, corner) * gain * scale;
@@ -254,9 +258,9 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
                                         mask + pixel * p.mask_stride + first_point,
                                         p.batch * p.out_height * p.out_width - pixel, pixels, tile);
         locate_window<corners(), true>(p, points, y, x, tile);
-        scatter<kChannels, corners(), want_input(), want_points()>(
-            p, tile, pixels, input + start, grad_output + pixel * channels + first_channel,
-            want_input() ? grad.input + start : nullptr);
+        scatter<kChannels, corners(), want_input(), want_points()>(p, tile, pixels, input + start,
+                                                                   grad_output + pixel * channels + first_channel,
+                                                                   want_input() ? grad.input + start : nullptr);
         if (!want_points()) return;
         backward_points(p, tile, pixels);
         const int64_t at = pixel * all_points + first_point;
@@ -283,11 +287,11 @@ void backward(const Dcnv3Params& p, const T* input, const T* offset, const T* ma
 }  // namespace
 
 namespace OPS_DCNV3_ISA {
-#define OPS_DCNV3_DEFINE_TASKS(T)                                                       \
-  template <>                                                                           \
-  const Dcnv3Tasks<T>& dcnv3_tasks<T>() {                                               \
-    static constexpr Dcnv3Tasks<T> tasks{workspace_bytes<T>, forward<T>, backward<T>};  \
-    return tasks;                                                                       \
+#define OPS_DCNV3_DEFINE_TASKS(T)                                                      \
+  template <>                                                                          \
+  const Dcnv3Tasks<T>& dcnv3_tasks<T>() {                                              \
+    static constexpr Dcnv3Tasks<T> tasks{workspace_bytes<T>, forward<T>, backward<T>}; \
+    return tasks;                                                                      \
   }
 OPS_DCNV3_DEFINE_TASKS(float)
 OPS_DCNV3_DEFINE_TASKS(double)

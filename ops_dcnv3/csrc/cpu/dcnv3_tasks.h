@@ -7,7 +7,8 @@
 
 namespace ops_dcnv3 {
 
-// Gradients that are not asked for are null. grad_input is accumulated into (float for 16-bit types), the others are written.
+// Gradients that are not asked for are null. grad_input is accumulated into (float for 16-bit types), the others are
+// written.
 template <typename T>
 struct Dcnv3Gradients {
   accumulate_t<T>* input;
@@ -24,18 +25,18 @@ struct Dcnv3Tasks {
   void (*forward)(const Dcnv3Params&, const T* input, const T* offset, const T* mask, T* output, int64_t row_begin,
                   int64_t row_end, void* workspace);
 
-  // The same rows, of the groups group_begin <= g < group_end. Two tasks may run at once when they differ in the images, when
-  // they share no group, or when the gradient of the input is not asked for.
+  // The same rows, of the groups group_begin <= g < group_end. Two tasks may run at once when they differ in the
+  // images, when they share no group, or when the gradient of the input is not asked for.
   void (*backward)(const Dcnv3Params&, const T* input, const T* offset, const T* mask, const T* grad_output,
                    const Dcnv3Gradients<T>&, int64_t group_begin, int64_t group_end, int64_t row_begin, int64_t row_end,
                    void* workspace);
 };
 
 // Declares the table of one instruction set; its .cpp file defines it for the four element types.
-#define OPS_DCNV3_DECLARE_TASKS(isa)     \
-  namespace isa {                        \
-  template <typename T>                  \
-  const Dcnv3Tasks<T>& dcnv3_tasks();    \
+#define OPS_DCNV3_DECLARE_TASKS(isa)  \
+  namespace isa {                     \
+  template <typename T>               \
+  const Dcnv3Tasks<T>& dcnv3_tasks(); \
   }
 
 OPS_DCNV3_DECLARE_TASKS(portable)

@@ -1,5 +1,5 @@
-// Depthwise convolution, layer norm and GELU of one output pixel after the other, for one instruction set: what lies between
-// them stays in the first-level cache. Included as dcnv3_kernel.h is.
+// Depthwise convolution, layer norm and GELU of one output pixel after the other, for one instruction set: what lies
+// between them stays in the first-level cache. Included as dcnv3_kernel.h is.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,8 @@ namespace {
 
 constexpr int kPixels = kDepthwisePixels;
 
-// The convolution of one channel, or of one vector of channels, at one output pixel, whose window begins at (top, left).
-// `image` and `weight` (the taps, then the bias) point to that channel.
+// The convolution of one channel, or of one vector of channels, at one output pixel, whose window begins at (top,
+// left). `image` and `weight` (the taps, then the bias) point to that channel.
 template <typename V, typename T, typename LoadInput, typename LoadWeight>
 inline V convolve(const DepthwiseParams& p, const T* image, const accumulate_t<T>* weight, int64_t top, int64_t left,
                   LoadInput load_input, LoadWeight load_weight) {
@@ -29,11 +29,11 @@ inline V convolve(const DepthwiseParams& p, const T* image, const accumulate_t<T
   return total;
 }
 
-// The same for a vector of channels at kPixels pixels one beside the other, for stride 1 and a kernel of known width: what
-// is loaded serves all taps and pixels that it belongs to. Outside the image zeros are read.
+// The same for a vector of channels at kPixels pixels one beside the other, for stride 1 and a kernel of known width:
+// what is loaded serves all taps and pixels that it belongs to. Outside the image zeros are read.
 template <int kWidth, typename T>
-inline void convolve_run(const DepthwiseParams& p, const T* image, const accumulate_t<T>* weight, int64_t top, int64_t left,
-                         typename Simd<T>::Vector total[kPixels]) {
+inline void convolve_run(const DepthwiseParams& p, const T* image, const accumulate_t<T>* weight, int64_t top,
+                         int64_t left, typename Simd<T>::Vector total[kPixels]) {
   using S = Simd<T>;
   using SA = Simd<accumulate_t<T>>;
   using V = typename S::Vector;
@@ -57,8 +57,8 @@ inline void convolve_run(const DepthwiseParams& p, const T* image, const accumul
 
 // The convolution of `pixels` pixels one beside the other, all channels of one after those of the other.
 template <int kWidth, typename T>
-inline void convolve_pixels(const DepthwiseParams& p, const T* image, const accumulate_t<T>* weight, int64_t top, int64_t left,
-                            int64_t pixels, accumulate_t<T>* values) {
+inline void convolve_pixels(const DepthwiseParams& p, const T* image, const accumulate_t<T>* weight, int64_t top,
+                            int64_t left, int64_t pixels, accumulate_t<T>* values) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
   using SA = Simd<A>;
@@ -122,8 +122,9 @@ void depthwise_norm_gelu(const DepthwiseParams& p, const T* input, const accumul
       for (int64_t i = 0; i < pixels; ++i) {
         V sums = S::zero();
         A sum = 0;
-        for_values(i, [&](int64_t, V value) { sums += (value - mean[i]) * (value - mean[i]); },
-                   [&](int64_t, A value) { sum += (value - mean[i]) * (value - mean[i]); });
+        for_values(
+            i, [&](int64_t, V value) { sums += (value - mean[i]) * (value - mean[i]); },
+            [&](int64_t, A value) { sum += (value - mean[i]) * (value - mean[i]); });
         factor[i] = 1 / std::sqrt((sum + reduce(sums, add)) / channels + A(p.eps));
       }
       for (int64_t i = 0; i < pixels; ++i, output += channels) {
@@ -143,9 +144,9 @@ void depthwise_norm_gelu(const DepthwiseParams& p, const T* input, const accumul
 }  // namespace
 
 namespace OPS_DCNV3_ISA {
-#define OPS_DCNV3_DEFINE_DEPTHWISE(T)      \
-  template <>                              \
-  DepthwiseTask<T> depthwise_task<T>() {   \
+#define OPS_DCNV3_DEFINE_DEPTHWISE(T)         \
+  template <>                                 \
+  DepthwiseTask<T> depthwise_task<T>() {      \
     return ops_dcnv3::depthwise_norm_gelu<T>; \
   }
 OPS_DCNV3_DEFINE_DEPTHWISE(float)

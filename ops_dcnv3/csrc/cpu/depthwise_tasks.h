@@ -17,17 +17,17 @@ struct DepthwiseParams {
 
 constexpr int64_t kDepthwisePixels = 8;
 
-// Output rows row_begin <= n * out_height + y < row_end. `parameters` are rows of as many numbers as there are channels: the
-// taps of the kernel in its order, the bias, the scale and the shift of the norm. `values` is room for kDepthwisePixels more
-// such rows.
+// Output rows row_begin <= n * out_height + y < row_end. `parameters` are rows of as many numbers as there are
+// channels: the taps of the kernel in its order, the bias, the scale and the shift of the norm. `values` is room for
+// kDepthwisePixels more such rows.
 template <typename T>
 using DepthwiseTask = void (*)(const DepthwiseParams&, const T* input, const accumulate_t<T>* parameters, T* output,
                                int64_t row_begin, int64_t row_end, accumulate_t<T>* values);
 
-#define OPS_DCNV3_DECLARE_DEPTHWISE(isa)  \
-  namespace isa {                         \
-  template <typename T>                   \
-  DepthwiseTask<T> depthwise_task();      \
+#define OPS_DCNV3_DECLARE_DEPTHWISE(isa) \
+  namespace isa {                        \
+  template <typename T>                  \
+  DepthwiseTask<T> depthwise_task();     \
   }
 
 OPS_DCNV3_DECLARE_DEPTHWISE(portable)

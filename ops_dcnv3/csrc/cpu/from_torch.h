@@ -1,5 +1,5 @@
-// What the CPU operators share: the choice of the instruction set, and tensors as the kernels see them. For .cpp files that
-// know torch.
+// What the CPU operators share: the choice of the instruction set, and tensors as the kernels see them. For .cpp files
+// that know torch.
 #pragma once
 
 #include <ATen/Dispatch.h>

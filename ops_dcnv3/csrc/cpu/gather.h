@@ -1,5 +1,5 @@
-// The loops over the channels of located points (locate.h), for one instruction set: gather() for the output, scatter() for
-// the gradients. Knows no torch; included as dcnv3_kernel.h says.
+// The loops over the channels of located points (locate.h), for one instruction set: gather() for the output, scatter()
+// for the gradients. Knows no torch; included as dcnv3_kernel.h says.
 #pragma once
 
 #include <cstring>
@@ -36,8 +36,8 @@ inline void gather(const SamplingParams& p, const Tile<T>& tile, int64_t pixels,
   using V = typename S::Vector;
   const int64_t group_channels = kChannels ? kChannels : p.group_channels, channels = p.groups * group_channels;
   const int64_t points = kPoints ? kPoints : p.points, row = p.width * channels;
-  // Points outside the image are read from these zeros: their weights are 0, but 0 times a NaN of the image would be NaN.
-  // Without a branch, as such points come at random.
+  // Points outside the image are read from these zeros: their weights are 0, but 0 times a NaN of the image would be
+  // NaN. Without a branch, as such points come at random.
   static constexpr T kNothing[4 * S::kWidth] = {};
   int64_t first = 0;
   const A* weights = tile.weight;
@@ -99,12 +99,12 @@ inline void gather(const SamplingParams& p, const Tile<T>& tile, int64_t pixels,
   }
 }
 
-// The backward pass of gather() in one tile: adds to grad_input, and writes tile.dot, from which the gradients by positions
-// and modulation follow, as far as they are wanted. `image`, `grad_output` and `grad_input` point to the first channel of its
-// groups.
+// The backward pass of gather() in one tile: adds to grad_input, and writes tile.dot, from which the gradients by
+// positions and modulation follow, as far as they are wanted. `image`, `grad_output` and `grad_input` point to the
+// first channel of its groups.
 template <int kChannels, Corners kCorners, bool kWantInput, bool kWantPoints, typename T>
-inline void scatter(const SamplingParams& p, const Tile<T>& tile, int64_t pixels, const T* image,
-                              const T* grad_output, accumulate_t<T>* grad_input) {
+inline void scatter(const SamplingParams& p, const Tile<T>& tile, int64_t pixels, const T* image, const T* grad_output,
+                    accumulate_t<T>* grad_input) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
   using SA = Simd<A>;

@@ -1,4 +1,5 @@
-// Whether the kernels for AVX2 and AVX-512 are built beside the portable ones. No code: included before the target is set.
+// Whether the kernels for AVX2 and AVX-512 are built beside the portable ones. No code: included before the target is
+// set.
 #pragma once
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))

@@ -1,4 +1,5 @@
-// The kernels for AVX2. The standard headers come before the target is set: what they define is shared with other files.
+// The kernels for AVX2. The standard headers come before the target is set: what they define is shared with other
+// files.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

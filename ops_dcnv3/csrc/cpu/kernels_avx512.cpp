@@ -1,4 +1,5 @@
-// The kernels for AVX-512. The standard headers come before the target is set: what they define is shared with other files.
+// The kernels for AVX-512. The standard headers come before the target is set: what they define is shared with other
+// files.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -11,7 +12,8 @@
 
 #ifdef OPS_DCNV3_X86
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif

@@ -1,9 +1,9 @@
-// Where the points of an operator read, for one instruction set: tiles of output pixels in bands of columns, and, for each
-// point, its pixels and bilinear weights. Knows no torch; included as dcnv3_kernel.h says.
+// Where the points of an operator read, for one instruction set: tiles of output pixels in bands of columns, and, for
+// each point, its pixels and bilinear weights. Knows no torch; included as dcnv3_kernel.h says.
 //
-// The work goes tile by tile, a tile being a run of output pixels in one row, small enough for the first-level cache. First
-// the points: `locate` finds, a vector of points at a time, which pixels each one reads and with which weights. Then the
-// channels (gather.h): a point is four rows of channels and four weights.
+// The work goes tile by tile, a tile being a run of output pixels in one row, small enough for the first-level cache.
+// First the points: `locate` finds, a vector of points at a time, which pixels each one reads and with which weights.
+// Then the channels (gather.h): a point is four rows of channels and four weights.
 #pragma once
 
 #include <algorithm>
@@ -20,11 +20,12 @@ namespace ops_dcnv3 {
 namespace {
 
 constexpr int64_t kTilePoints = 256;
-constexpr int64_t kCacheBytes = 4 << 20;  // what two cores find near them, roughly
+constexpr int64_t kCacheBytes = 4 << 20;   // what two cores find near them, roughly
 constexpr int64_t kBandBytes = 512 << 10;  // second-level caches have so much for each core, up to four times as much
 
 // How the loops over the channels find the four corners of a point. Interior: they all lie inside the image, at fixed
-// distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else far.
+// distances from the first one. Near: an image is so small that the place of an element fits into Tile::Integer; else
+// far.
 enum class Corners { interior, near, far };
 
 template <typename T>
@@ -33,8 +34,8 @@ inline bool is_near(const SamplingParams& p) {
   return p.height * p.width <= std::numeric_limits<Integer>::max() / (p.groups * p.group_channels);
 }
 
-// What is known of the points of one tile, pixel by pixel and in each of `groups` groups. There is room for a vector more
-// than the points, as the last vector may reach beyond them.
+// What is known of the points of one tile, pixel by pixel and in each of `groups` groups. There is room for a vector
+// more than the points, as the last vector may reach beyond them.
 template <typename T>
 struct Tile {
   using A = accumulate_t<T>;
@@ -44,12 +45,14 @@ struct Tile {
   using Integers = typename S::Integers;
 
   int64_t groups, pixel_points, pixels;  // groups, points of a pixel in them, the most pixels of a tile
-  // Of the regular grid, where the operator has one, and of the pixel from the tile's first one: the same for every tile.
+  // Of the regular grid, where the operator has one, and of the pixel from the tile's first one: the same for every
+  // tile.
   A *grid_x, *grid_y, *pixel_x;
   // Offsets (x, y) and mask as they were read; the modulation: the mask, or its softmax by way of its powers.
   T *offset, *mask;
   A *power, *modulation;
-  // Located: position; top left pixel; modulation. For a point outside the image: 0; -1; 0, or NaN where its position is.
+  // Located: position; top left pixel; modulation. For a point outside the image: 0; -1; 0, or NaN where its position
+  // is.
   A *x, *y;
   Integer* pixel;
   A* gain;
@@ -96,21 +99,23 @@ inline void store_quadruples(V a, V b, V c, V d, Scalar* out) {
   write(3, zip_high(high[0], high[1]));
 }
 
-// A tile: `pixels` pixels of an output row (n * out_height + y) from column x on. The tile after it has next_pixels pixels from
-// pixel `next` on, or none.
+// A tile: `pixels` pixels of an output row (n * out_height + y) from column x on. The tile after it has next_pixels
+// pixels from pixel `next` on, or none.
 struct Place {
   int64_t row, x, pixels, next, next_pixels;
 };
 
-// Calls body(place) for every tile of the output rows row_begin <= n * out_height + y < row_end. Band of columns after band
-// of columns: what the rows up to `reach` above and below take there, `element_bytes` for each element of the input, is to
-// stay in the second-level cache. The order of the pixels depends on the tensors alone, not on tiles or on a task's share of the groups.
+// Calls body(place) for every tile of the output rows row_begin <= n * out_height + y < row_end. Band of columns after
+// band of columns: what the rows up to `reach` above and below take there, `element_bytes` for each element of the
+// input, is to stay in the second-level cache. The order of the pixels depends on the tensors alone, not on tiles or on
+// a task's share of the groups.
 template <typename Body>
-inline void for_tiles(const SamplingParams& p, int64_t reach, int64_t tile_pixels, int64_t element_bytes, int64_t row_begin, int64_t row_end,
-                      Body body) {
+inline void for_tiles(const SamplingParams& p, int64_t reach, int64_t tile_pixels, int64_t element_bytes,
+                      int64_t row_begin, int64_t row_end, Body body) {
   const int64_t row_bytes = p.width * p.groups * p.group_channels * element_bytes;
   const int64_t rows = std::min(p.height, 2 * reach + 1);
-  const int64_t bands = std::min(p.out_width, 1 + rows * row_bytes / kBandBytes), width = (p.out_width + bands - 1) / bands;
+  const int64_t bands = std::min(p.out_width, 1 + rows * row_bytes / kBandBytes),
+                width = (p.out_width + bands - 1) / bands;
   for (int64_t begin = 0; begin < p.out_width; begin += width) {
     const int64_t end = std::min(p.out_width, begin + width);
     for (int64_t row = row_begin; row < row_end; ++row) {
@@ -127,8 +132,8 @@ inline void for_tiles(const SamplingParams& p, int64_t reach, int64_t tile_pixel
   }
 }
 
-// Fetches `run` elements of each of `pixels` pixels, `stride` apart. Inlined at all costs: GCC takes a function that only
-// fetches for one without an effect, and leaves out its calls.
+// Fetches `run` elements of each of `pixels` pixels, `stride` apart. Inlined at all costs: GCC takes a function that
+// only fetches for one without an effect, and leaves out its calls.
 template <typename T>
 __attribute__((always_inline)) inline void prefetch(const T* from, int64_t stride, int64_t run, int64_t pixels) {
   constexpr int64_t line = 64 / sizeof(T);
@@ -147,8 +152,8 @@ inline bool exceeds_cache(const SamplingParams& p, int64_t times) {
   return times * all * int64_t(sizeof(T)) > kCacheBytes;
 }
 
-// `run` numbers of each of `pixels` pixels as one dense array, with room for two vectors behind them: in place, if they are
-// that already and `room` numbers follow, else in `copy`.
+// `run` numbers of each of `pixels` pixels as one dense array, with room for two vectors behind them: in place, if they
+// are that already and `room` numbers follow, else in `copy`.
 template <typename T>
 inline const T* dense(const T* from, int64_t stride, int64_t run, int64_t pixels, int64_t room, T* copy) {
   if (stride == run && room >= run * pixels + 2 * Simd<T>::kWidth) return from;
@@ -158,9 +163,9 @@ inline const T* dense(const T* from, int64_t stride, int64_t run, int64_t pixels
   return copy;
 }
 
-// Finds what the points of a tile read. position(k, &y, &x, &modulation) gives the vectors of positions, in input pixels, and
-// of modulations of the points from k on. An interior tile: false, the work left off, where a corner of a point lies outside
-// the image.
+// Finds what the points of a tile read. position(k, &y, &x, &modulation) gives the vectors of positions, in input
+// pixels, and of modulations of the points from k on. An interior tile: false, the work left off, where a corner of a
+// point lies outside the image.
 template <Corners kCorners, bool kBackward, typename T, typename Position>
 inline bool locate(const SamplingParams& p, int64_t count, Tile<T>& tile, Position position) {
   using A = accumulate_t<T>;

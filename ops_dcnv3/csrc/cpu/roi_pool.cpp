@@ -1,9 +1,10 @@
 // RoI pooling on the CPU.
 //
-// The samples of a bin form a grid, and bilinear interpolation is linear interpolation along y by linear interpolation along
-// x. So the average over the samples is a weighted sum of pixels with the weight (weight of the row) * (weight of the
-// column), where a row's weight is summed up over all samples that read it, and so is a column's. Every pixel is read once
-// per bin, however many samples there are. The pixels are vectors of channels, for which the input is transposed first.
+// The samples of a bin form a grid, and bilinear interpolation is linear interpolation along y by linear interpolation
+// along x. So the average over the samples is a weighted sum of pixels with the weight (weight of the row) * (weight of
+// the column), where a row's weight is summed up over all samples that read it, and so is a column's. Every pixel is
+// read once per bin, however many samples there are. The pixels are vectors of channels, for which the input is
+// transposed first.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -81,7 +82,8 @@ template <typename T>
 void find_lines(const BinSamples<T>& samples, int64_t size, std::vector<Line<T>>& lines) {
   lines.clear();
   auto add = [&lines](int32_t index, T weight, T slope) {
-    // A line that is there already is one of the last two, unless the box is inverted; twice in the list, it counts twice.
+    // A line that is there already is one of the last two, unless the box is inverted; twice in the list, it counts
+    // twice.
     for (size_t back = 1; back <= 2 && back <= lines.size(); ++back) {
       Line<T>& line = lines[lines.size() - back];
       if (line.index == index) {
@@ -160,8 +162,8 @@ void forward(const RoiPoolParams& p, const RoiPoolInputs<T>& in, T* output, int6
 
 // Gradients by offset and mask of RoIs begin <= roi < end, either of them null where it is not wanted.
 template <typename T>
-void backward_bins(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output, T* grad_offset, T* grad_mask,
-                   int64_t begin, int64_t end) {
+void backward_bins(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output, T* grad_offset,
+                   T* grad_mask, int64_t begin, int64_t end) {
   Reader<T> reader(p, in);
   std::vector<T> gradient(p.depth);
   const int64_t bins = roi_pool_bins(p);
@@ -190,10 +192,11 @@ void backward_bins(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* 
   }
 }
 
-// The gradient by channels begin <= c < end of one class of one map of one image, summed up over the RoIs in their order.
+// The gradient by channels begin <= c < end of one class of one map of one image, summed up over the RoIs in their
+// order.
 template <typename T>
-void backward_input(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output, T* grad_input, int64_t image,
-                    int64_t map, int64_t of_class, int64_t begin, int64_t end) {
+void backward_input(const RoiPoolParams& p, const RoiPoolInputs<T>& in, const T* grad_output, T* grad_input,
+                    int64_t image, int64_t map, int64_t of_class, int64_t begin, int64_t end) {
   Reader<T> reader(p, in);
   std::vector<T> gradient(end - begin);
   const int64_t bins = roi_pool_bins(p);
@@ -217,9 +220,10 @@ RoiPoolTensors prepare(const RoiPoolArguments& arguments) {
   AT_DISPATCH_FLOATING_TYPES(tensors.input.scalar_type(), "roi_pool", [&] {
     const scalar_t* boxes = tensors.rois.const_data_ptr<scalar_t>();
     for (int64_t roi = 0; roi < p.rois; ++roi) {
-      TORCH_CHECK_INDEX(roi_image(p, boxes[5 * roi]) >= 0, arguments.name, ": the image index of a RoI, its first number, "
-                        "must be at least 0 and less than the batch size ", p.batch, ", got ", boxes[5 * roi], " in RoI ",
-                        roi);
+      TORCH_CHECK_INDEX(roi_image(p, boxes[5 * roi]) >= 0, arguments.name,
+                        ": the image index of a RoI, its first number, "
+                        "must be at least 0 and less than the batch size ",
+                        p.batch, ", got ", boxes[5 * roi], " in RoI ", roi);
     }
     if (!tensors.input.is_contiguous() && p.rois > 0) {
       const at::Tensor planes = with_channels_first(tensors.input).contiguous();
@@ -250,7 +254,9 @@ RoiPoolResults roi_pool_backward(const at::Tensor& grad_output, const RoiPoolArg
   check_roi_pool_gradients(p, grad_output, arguments, wanted);
   const auto options = tensors.input.options();
   const at::Tensor grad_out = grad_output.to(options.dtype()).contiguous();
-  auto result = [&](bool wanted, const at::Tensor& like) { return at::empty(wanted ? like.sizes() : at::IntArrayRef{0}, options); };
+  auto result = [&](bool wanted, const at::Tensor& like) {
+    return at::empty(wanted ? like.sizes() : at::IntArrayRef{0}, options);
+  };
   at::Tensor grad_input = result(wanted[0], arguments.input), grad_offset = result(wanted[1], tensors.offset),
              grad_mask = result(wanted[2], tensors.mask);
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), "roi_pool_backward", [&] {

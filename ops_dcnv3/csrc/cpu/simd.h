@@ -27,8 +27,8 @@ inline To bit_cast(From from) {
   return to;
 }
 
-// Conversions between an element type and the type of its sums, for one number (float, uint32_t) or for a vector of them.
-// A half is (its bits, moved into a float) * 2^112, exactly; infinities and NaN are not.
+// Conversions between an element type and the type of its sums, for one number (float, uint32_t) or for a vector of
+// them. A half is (its bits, moved into a float) * 2^112, exactly; infinities and NaN are not.
 template <typename F, typename U>
 inline F widen(U bits, BFloat16) {
   return bit_cast<F>(bits << 16);
@@ -326,22 +326,24 @@ inline V exponential(V x) {
   }
 }
 
-// The exact form of GELU, x * (1 + erf(x / sqrt(2))) / 2. float: to 2e-7 of |x|, by the rational function for erf of Eigen.
+// The exact form of GELU, x * (1 + erf(x / sqrt(2))) / 2. float: to 2e-7 of |x|, by the rational function for erf of
+// Eigen.
 template <typename V>
 inline V gelu(V x) {
   if constexpr (sizeof(x[0]) == 8) {
     for (int i = 0; i < lanes<V>; ++i) x[i] *= 0.5 * std::erfc(-x[i] * 0.70710678118654752);
     return x;
   } else {
-    const V scaled = x * 0.70710678f, below = scaled > 4.0f ? V{} + 4.0f : scaled, z = below < -4.0f ? V{} - 4.0f : below;
+    const V scaled = x * 0.70710678f, below = scaled > 4.0f ? V{} + 4.0f : scaled,
+            z = below < -4.0f ? V{} - 4.0f : below;
     const V square = z * z;
     V numerator = V{} - 2.72614225801306e-10f, denominator = V{} - 1.45660718464996e-05f;
     for (const float coefficient : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f,
                                     -7.34990630326855e-04f, -2.95459980854025e-03f, -1.60960333262415e-02f}) {
       numerator = numerator * square + coefficient;
     }
-    for (const float coefficient : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f,
-                                    -1.42647390514189e-02f}) {
+    for (const float coefficient :
+         {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f}) {
       denominator = denominator * square + coefficient;
     }
     const V half = x * 0.5f;

@@ -121,10 +121,10 @@ RoiPoolResults roi_pool_backward(const at::Tensor& grad_output, const RoiPoolArg
   at::Tensor grad_mask = sums(wanted[2], {p.rois, p.bins_h, p.bins_w, p.classes});
   auto get = [](bool wanted, at::Tensor& tensor) { return wanted ? tensor.mutable_data_ptr() : nullptr; };
   const Gradients gradients{get(wanted[0], grad_input), get(wanted[1], grad_offset), get(wanted[2], grad_mask)};
-  C10_CUDA_CHECK(launch_roi_pool_backward(
-      p, element_type(grad_out), grad_out.const_data_ptr(), pointer(tensors.input), pointer(tensors.rois),
-      pointer(tensors.offset), pointer(tensors.mask), gradients, at::globalContext().deterministicAlgorithms(),
-      c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(launch_roi_pool_backward(p, element_type(grad_out), grad_out.const_data_ptr(), pointer(tensors.input),
+                                          pointer(tensors.rois), pointer(tensors.offset), pointer(tensors.mask),
+                                          gradients, at::globalContext().deterministicAlgorithms(),
+                                          c10::cuda::getCurrentCUDAStream()));
   if (wanted[0]) grad_input = with_channels_first(grad_input);
   if (wanted[2]) grad_mask = grad_mask.sum(3);
   auto result = [&](bool wanted, const at::Tensor& gradient, const std::optional<at::Tensor>& like) {

@@ -1,8 +1,8 @@
 // What launches of all operators share. Plain C++: no torch, and no CUDA compiler needed.
 //
-// An operator `x` has a header x_launch.h with launch_x_forward and launch_x_backward, which take its parameters, the type of
-// the elements, device pointers laid out as its parameters say, and the stream. They return an error or cudaSuccess, and do
-// nothing where there is nothing to do.
+// An operator `x` has a header x_launch.h with launch_x_forward and launch_x_backward, which take its parameters, the
+// type of the elements, device pointers laid out as its parameters say, and the stream. They return an error or
+// cudaSuccess, and do nothing where there is nothing to do.
 #pragma once
 
 #include <cuda_runtime_api.h>

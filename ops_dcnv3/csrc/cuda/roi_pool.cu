@@ -1,6 +1,6 @@
-// RoI pooling on CUDA. A unit (see roi_pool.h) is the work of a few lanes, each with its own channels, which are neighbours in
-// memory; every lane finds the samples by itself, as all lanes of a warp find the same ones at once. A RoI whose image
-// does not exist has no samples and gives 0.
+// RoI pooling on CUDA. A unit (see roi_pool.h) is the work of a few lanes, each with its own channels, which are
+// neighbours in memory; every lane finds the samples by itself, as all lanes of a warp find the same ones at once. A
+// RoI whose image does not exist has no samples and gives 0.
 #include <cuda_runtime.h>
 
 #include "roi_pool_launch.h"
@@ -59,7 +59,8 @@ __global__ void __launch_bounds__(kThreads)
     roi_forward_kernel(RoiPoolParams p, RoiPoolInputs<T> in, T* output, int64_t units, int lanes) {
   const int lane = threadIdx.x % lanes, step = kChannels * lanes;
   const int64_t block_units = blockDim.x / lanes;
-  for (int64_t number = blockIdx.x * block_units + threadIdx.x / lanes; number < units; number += gridDim.x * block_units) {
+  for (int64_t number = blockIdx.x * block_units + threadIdx.x / lanes; number < units;
+       number += gridDim.x * block_units) {
     const RoiPoolUnit<T> unit = unit_of(p, in, number);
     for (int64_t first = lane; first < p.depth; first += step) {
       T sum[kChannels] = {};
@@ -137,12 +138,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The gradient of the input without atomics. Each thread owns one channel of some rows of a map, and looks at all RoIs, in
-// their order, for what falls on them.
+// The gradient of the input without atomics. Each thread owns one channel of some rows of a map, and looks at all RoIs,
+// in their order, for what falls on them.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    roi_ordered_grad_input_kernel(RoiPoolParams p, RoiPoolInputs<T> in, const T* grad_output, T* grad_input, int64_t bands,
-                                  int64_t band_rows) {
+    roi_ordered_grad_input_kernel(RoiPoolParams p, RoiPoolInputs<T> in, const T* grad_output, T* grad_input,
+                                  int64_t bands, int64_t band_rows) {
   const int64_t bins = roi_pool_bins(p), maps = roi_pool_maps(p), all = p.batch * maps * p.classes * bands * p.depth;
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += int64_t(gridDim.x) * blockDim.x) {
     const int64_t channel = i % p.depth, begin = i / p.depth % bands * band_rows, slab = i / p.depth / bands;
@@ -187,8 +188,8 @@ cudaError_t launch_ordered_grad_input(const RoiPoolParams& p, const RoiPoolInput
 
 // Calls launch(inputs of the type), unless there is nothing to pool.
 template <typename Launch>
-cudaError_t with_inputs(const RoiPoolParams& p, ElementType type, const void* input, const void* rois, const void* offset,
-                        const void* mask, Launch launch) {
+cudaError_t with_inputs(const RoiPoolParams& p, ElementType type, const void* input, const void* rois,
+                        const void* offset, const void* mask, Launch launch) {
   if (p.rois * roi_pool_bins(p) * p.classes == 0) return cudaSuccess;
   auto of_type = [&](auto zero) {
     using T = decltype(zero);
@@ -219,9 +220,10 @@ cudaError_t launch_roi_pool_forward(const RoiPoolParams& p, ElementType type, co
   });
 }
 
-cudaError_t launch_roi_pool_backward(const RoiPoolParams& p, ElementType type, const void* grad_output, const void* input,
-                                     const void* rois, const void* offset, const void* mask, const Gradients& gradients,
-                                     bool deterministic, cudaStream_t stream, int64_t max_blocks) {
+cudaError_t launch_roi_pool_backward(const RoiPoolParams& p, ElementType type, const void* grad_output,
+                                     const void* input, const void* rois, const void* offset, const void* mask,
+                                     const Gradients& gradients, bool deterministic, cudaStream_t stream,
+                                     int64_t max_blocks) {
   return with_inputs(p, type, input, rois, offset, mask, [&](auto in) {
     using T = typename decltype(in)::type;
     const int64_t units = p.rois * roi_pool_bins(p) * p.classes;

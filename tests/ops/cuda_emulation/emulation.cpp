@@ -1,5 +1,5 @@
-// Runs the CUDA kernels without a GPU. One call comes in on standard input and its result goes out on standard output: the
-// number of the operator, a header of int64 and double, then tensors, each with its number of bytes before it.
+// Runs the CUDA kernels without a GPU. One call comes in on standard input and its result goes out on standard output:
+// the number of the operator, a header of int64 and double, then tensors, each with its number of bytes before it.
 #include <ucontext.h>
 
 #include <cstdio>
@@ -222,8 +222,8 @@ struct Call {
   std::vector<std::unique_ptr<Tensor>> tensors;
   size_t given = 0;
 
-  // `shift`: bytes by which the tensors are off their alignment. `summed`: a result that is added to, and starts at zero;
-  // everything else is to be written.
+  // `shift`: bytes by which the tensors are off their alignment. `summed`: a result that is added to, and starts at
+  // zero; everything else is to be written.
   void read_tensors(int count, int64_t shift, int results, int summed) {
     for (int i = 0; i < count; ++i) {
       tensors.emplace_back(new Tensor(size_t(read<int64_t>()), size_t(shift)));
@@ -280,8 +280,8 @@ void run_roi_pool() {
   const auto type = is_double ? cuda::ElementType::float64 : cuda::ElementType::float32;
   const int64_t max_blocks = read<int64_t>();
   RoiPoolParams p{};
-  for (int64_t* field : {&p.batch, &p.classes, &p.height, &p.width, &p.depth, &p.rois, &p.bins_h, &p.bins_w,
-                         &p.sampling_ratio}) {
+  for (int64_t* field :
+       {&p.batch, &p.classes, &p.height, &p.width, &p.depth, &p.rois, &p.bins_h, &p.bins_w, &p.sampling_ratio}) {
     *field = read<int64_t>();
   }
   p.position_sensitive = read<int64_t>();
@@ -295,8 +295,8 @@ void run_roi_pool() {
   cudaError_t error;
   if (backward) {
     const cuda::Gradients gradients{get(5), get(6), get(7)};
-    error = cuda::launch_roi_pool_backward(p, type, get(4), get(0), get(1), get(2), get(3), gradients, deterministic, nullptr,
-                                           max_blocks);
+    error = cuda::launch_roi_pool_backward(p, type, get(4), get(0), get(1), get(2), get(3), gradients, deterministic,
+                                           nullptr, max_blocks);
   } else {
     error = cuda::launch_roi_pool_forward(p, type, get(0), get(1), get(2), get(3), get(4), nullptr, max_blocks);
   }

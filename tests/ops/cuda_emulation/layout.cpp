@@ -1,5 +1,5 @@
-// The CUDA bindings for tensors of the CPU, as operators ops_dcnv3_layout::*, with launches that do nothing: for the layout of
-// what the bindings return.
+// The CUDA bindings for tensors of the CPU, as operators ops_dcnv3_layout::*, with launches that do nothing: for the
+// layout of what the bindings return.
 #include <torch/library.h>
 
 #undef TORCH_LIBRARY_IMPL
@@ -11,20 +11,20 @@ namespace ops_dcnv3::cuda {
 
 int64_t max_points(ElementType) { return 1000; }
 
-cudaError_t launch_dcnv3_forward(const Dcnv3Params&, ElementType, const void*, const void*, const void*, void*, cudaStream_t,
-                                 int64_t) {
+cudaError_t launch_dcnv3_forward(const Dcnv3Params&, ElementType, const void*, const void*, const void*, void*,
+                                 cudaStream_t, int64_t) {
   return cudaSuccess;
 }
 cudaError_t launch_dcnv3_backward(const Dcnv3Params&, ElementType, const void*, const void*, const void*, const void*,
                                   const Gradients&, bool, cudaStream_t, int64_t) {
   return cudaSuccess;
 }
-cudaError_t launch_roi_pool_forward(const RoiPoolParams&, ElementType, const void*, const void*, const void*, const void*,
-                                    void*, cudaStream_t, int64_t) {
+cudaError_t launch_roi_pool_forward(const RoiPoolParams&, ElementType, const void*, const void*, const void*,
+                                    const void*, void*, cudaStream_t, int64_t) {
   return cudaSuccess;
 }
-cudaError_t launch_roi_pool_backward(const RoiPoolParams&, ElementType, const void*, const void*, const void*, const void*,
-                                     const void*, const Gradients&, bool, cudaStream_t, int64_t) {
+cudaError_t launch_roi_pool_backward(const RoiPoolParams&, ElementType, const void*, const void*, const void*,
+                                     const void*, const void*, const Gradients&, bool, cudaStream_t, int64_t) {
   return cudaSuccess;
 }
 
