@@ -30,6 +30,7 @@ def _works(path: str, kinds: type | tuple[type, ...], *arguments) -> bool:
         return False
 
 
+_GLOBAL_HOOKS = tuple(f'_global_{kind}_hooks' for kind in ('forward', 'forward_pre', 'backward', 'backward_pre'))
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 HAS_TRANSFORM_LEVEL = _works('_C._functorch.maybe_current_level', (int, type(None)))
@@ -38,7 +39,7 @@ HAS_BELOW_AUTOGRAD = hasattr(_find('_C._AutoDispatchBelowAutograd'), '__enter__'
 HAS_DISPATCH_MODES = _works('utils._python_dispatch.is_in_torch_dispatch_mode', bool)
 HAS_FUNCTION_MODES = _works('_C._is_torch_function_mode_enabled', bool)
 HAS_HOOKS = all(isinstance(getattr(nn.Module(), name, None), dict) for name in _HOOKS)
-HAS_GLOBAL_HOOKS = _works('nn.modules.module._has_any_global_hook', (bool, dict))
+HAS_GLOBAL_HOOKS = all(isinstance(getattr(nn.modules.module, name, None), dict) for name in _GLOBAL_HOOKS)
 HAS_AUTOCAST_AVAILABLE = _works('amp.is_autocast_available', bool, 'cpu')
 
 
@@ -80,7 +81,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def has_global_hooks() -> bool:
     """Are there hooks on all modules? Assumed where it is unknown."""
-    return not HAS_GLOBAL_HOOKS or bool(nn.modules.module._has_any_global_hook())
+    return not HAS_GLOBAL_HOOKS or any(getattr(nn.modules.module, name) for name in _GLOBAL_HOOKS)
 
 
 def is_autocast_enabled(device_type: str) -> bool:

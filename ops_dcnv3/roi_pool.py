@@ -154,7 +154,7 @@ def _check(name, tensors, output_size, spatial_scale, sampling_ratio, gamma=0.0)
         raise ValueError(f'{name}: spatial_scale must be larger than 0, got {spatial_scale!r}')
     sampling_ratio = int_of(name, 'sampling_ratio', sampling_ratio, least=0, most=reference.MOST_SAMPLES)
 
-    if input.dim() != 4 or min(input.shape[1:]) < 1:
+    if input.dim() != 4 or any(size < 1 for size in input.shape[1:]):
         raise ValueError(f'{name}: input must be (N, C, H, W), C, H and W at least 1, got shape {tuple(input.shape)}')
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(f'{name}: rois must be (K, 5), image index, x1, y1, x2, y2, got shape {tuple(rois.shape)}')
