@@ -7,12 +7,12 @@ from . import _compat
 
 
 def is_eager_on_cpu(input: Tensor) -> bool:
-    """Is this the CPU, and nobody compiles or traces?"""
+    """Is this the CPU, outside of compiling and tracing?"""
     return input.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def only_the_result_counts(input: Tensor) -> bool:
-    """Is there no derivative of any kind to be taken, no other transform, and nobody who counts the steps?"""
+    """Is there no derivative to be taken, no other transform, and no mode that sees the steps, as a FLOP counter?"""
     return (
         not torch.is_grad_enabled()
         and not _compat.is_in_mode()

@@ -70,9 +70,9 @@ def _can_join(dw_conv: nn.Module, input: Tensor) -> bool:
     """Whether `dw_conv` may run as the operator depthwise_norm_gelu: everything that the operator assumes.
 
     The modules are those that are built for 'LN' and 'GELU', of these very classes (a parametrised one is not), and
-    nobody watches or changes them by hooks or another `forward`. The convolution is depthwise, with one output per
-    channel, neighbouring taps, and zeros around the image. The norm is over the channels, with weight and bias; the
-    GELU is the exact one. All tensors are plain ones, of a shape, device and dtype that the modules take too.
+    they have no hooks and no other `forward`. The convolution is depthwise, with one output per channel, neighbouring
+    taps, and zeros around the image. The norm is over the channels, with weight and bias; the GELU is the exact one.
+    All tensors are plain ones, of a shape, device and dtype that the modules take too.
     """
     modules = tuple(dw_conv.modules())
     if len(modules) != len(_JOINED) or not all(map(_is_plain, modules, _JOINED)):

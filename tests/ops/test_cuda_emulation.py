@@ -271,7 +271,7 @@ def test_without_vector_atomics(emulate, dtype, group_channels):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_16_bit_types_of_the_emulation(emulate, dtype):
-    """The header stands in for CUDA's types: any product of two finite numbers, rounded as in torch."""
+    """The header takes the place of CUDA's types: any product of two finite numbers, rounded as in torch."""
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(-(2**15), 2**15, (2, 1, 1, 1, 5000), dtype=torch.int16, generator=generator).view(dtype)
     input, mask = bits.where(bits.isfinite(), 1)
