@@ -30,12 +30,13 @@ import os
 import re
 import sys
 import time
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
+from ..errors import UserError
+from ..files import whole_file
 from .contenders import (
     LAYERS,
     OPERATORS,
@@ -50,8 +51,8 @@ from .contenders import (
     roi_rounds,
     stage_rounds,
 )
-from .measuring import Machine, UserError, finish, measure, note
-from .report import plot, print_row, summarise, write_whole
+from .measuring import Machine, finish, measure, note
+from .report import plot, print_row, summarise
 
 
 def main() -> int:
@@ -94,9 +95,11 @@ def run() -> None:
         print('{ratio}, {dtype}, {phase}: geometric mean {mean:.2f}, {least:.2f} to {greatest:.2f}'.format(**line))
     if args.json:
         result = dict(command=args.command, environment=environment, rows=rows, summary=summary)
-        write_whole(args.json, lambda path: path.write_text(json.dumps(result, indent=1)))
+        with whole_file(args.json) as part:
+            part.write_text(json.dumps(result, indent=1))
     if args.plot:
-        write_whole(args.plot, partial(plot, args, rows, environment))
+        with whole_file(args.plot) as part:
+            plot(args, rows, environment, part)
 
 
 class Parser(argparse.ArgumentParser):

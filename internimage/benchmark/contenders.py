@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ops_dcnv3 import DCNv3, dcnv3, deform_ps_roi_pool, deform_roi_pool, reference
 
+from ..errors import UserError
 from ..network import VARIANTS as VARIANTS_OF_THE_NETWORK
 from ..network import build_variant
-from .measuring import Case, Machine, UserError, contender
+from .measuring import Case, Machine, contender
 
 # Channels and groups of the first stage (stage i has 2^i times as many) and options of the layer; then the networks of
 # timm that are about as large.

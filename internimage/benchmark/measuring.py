@@ -16,12 +16,10 @@ from pathlib import Path
 
 import torch
 
+from ..errors import UserError
+
 LEAST_SAMPLES = 3
 LARGE = 256 * 2**20  # bytes, more than a GPU's L2 cache holds
-
-
-class UserError(Exception):
-    """An error in what the user asked for. The message is one line: the rule, the value, what to do."""
 
 
 @dataclass

@@ -1,9 +1,7 @@
 """The rows of a benchmark as a table, a summary, a plot and files."""
 
 import math
-import os
 import statistics
-from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 
@@ -121,13 +119,3 @@ def plot(args, rows: list[dict], environment: dict, path: Path) -> None:
     title = f'{args.command}: {environment["device"]}, threads: {environment["threads"]}, {", ".join(args.dtype)}'
     figure.suptitle(title)
     figure.savefig(path, format='png', dpi=120)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """All of the file or, when interrupted, nothing under its name."""
-    part = path.with_name(f'.part-{path.name}')
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

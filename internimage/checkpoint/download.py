@@ -3,16 +3,15 @@
 import hashlib
 import http.client
 import logging
-import os
 import re
 import sys
-import threading
 import urllib.request
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import torch
 
+from ..files import whole_file
 from .text import CheckpointError, printable
 
 logger = logging.getLogger('internimage')
@@ -44,13 +43,8 @@ def fetch(address: str) -> Path:
         file = cached_path(address)
         if file.exists():
             return file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f'.part-{os.getpid()}-{threading.get_ident()}-{file.name}')
-        try:
+        with whole_file(file) as part:
             _download(urldefrag(address).url, part, _expected_hash(file))
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise CheckpointError(
             f'checkpoint {printable(address, 500)} cannot be fetched ({printable(error, 300)}): fetch it by other '

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import whole_file
 from .download import fetch, is_address
 from .names import official_to_ours
 from .pickles import UnsafePickle, check_pickle, plain, safe_globals
@@ -109,21 +110,17 @@ def write_checkpoint(path, state_dict: Mapping[str, Tensor], meta: Mapping | Non
     path = Path(path).expanduser()
     if path.suffix not in ('.pth', '.safetensors'):
         raise CheckpointError(f'checkpoint {path} must end in .pth or .safetensors to be written')
-    part = path.with_name(f'.part-{os.getpid()}-{path.name}')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == '.pth':
-            with part.open('wb') as file:
-                torch.save({'meta': dict(meta or {}), key: dict(state_dict)}, file)
-        else:
-            known = dataset_meta({'meta': meta}, path)
-            text = {'meta': json.dumps({'dataset_meta': known})} if known else {}
-            save_file(_unshared(state_dict), part, {'format': 'pt', **text})
-        os.replace(part, path)
+        with whole_file(path) as part:
+            if path.suffix == '.pth':
+                with part.open('wb') as file:
+                    torch.save({'meta': dict(meta or {}), key: dict(state_dict)}, file)
+            else:
+                known = dataset_meta({'meta': meta}, path)
+                text = {'meta': json.dumps({'dataset_meta': known})} if known else {}
+                save_file(_unshared(state_dict), part, {'format': 'pt', **text})
     except Exception as error:  # OSError, and what torch and safetensors make of it
         raise CheckpointError(f'checkpoint {path} cannot be written: {_first_line(error)}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def dataset_meta(checkpoint: Mapping, path='') -> dict:

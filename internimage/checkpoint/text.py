@@ -1,9 +1,11 @@
 """The error of this package, and how text out of a file is printed."""
 
+from ..errors import UserError
+
 LONGEST = 2000
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be used. The message is one line that names the file and says why."""
 
     def __init__(self, message: str):

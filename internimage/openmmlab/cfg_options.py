@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
+from ..errors import UserError
+
 DELETE = '_delete_'
 # What is read from the top level of a config besides the arguments of the Runner.
 TOP_LEVEL = {
@@ -56,7 +58,7 @@ FREE = re.compile(r'optim_wrapper\.paramwise_cfg\.custom_keys(\..+)?')
 TAKEN_OUT = {OptimWrapper: {'constructor', 'paramwise_cfg'}, _ParamScheduler: {'convert_to_iter_based', 'by_epoch'}}
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """An error in a config or in an option for it. The message is one line: the key, the value, what to do."""
 
 

@@ -9,13 +9,16 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, ImageOps
 
+from ..errors import UserError
+from ..files import whole_file
+
 EXPECTED = (
     'expected a file name, a PIL image, the bytes of an image file, or a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA, '
     '(H, W) or (H, W, 1) gray'
 )
 
 
-class ImageError(ValueError):
+class ImageError(UserError, ValueError):
     """Something that is not an image. The message is one line that says what it is."""
 
 
@@ -136,11 +139,5 @@ def write_image(image: np.ndarray, path) -> None:
         _, content = cv2.imencode(path.suffix, image)
     except cv2.error as error:
         raise ImageError(f'{path}: no image format for {image.dtype} of shape {image.shape}') from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.part-{path.name}')
-    try:
+    with whole_file(path) as part:
         part.write_bytes(content)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

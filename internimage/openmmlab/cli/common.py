@@ -9,25 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import mmengine
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from ...checkpoint import CheckpointError
-from ..cfg_options import ConfigError
+from ...errors import UserError
 from ..checkpoint import build_on_meta
 from ..configuration import dicts, load_config, type_name  # noqa: F401  (for the commands)
 from ..datasets import checks
-from ..datasets.checks.errors import DataError
 from ..engine import check_loader
-from ..inference import ImageError
-
-
-class UserError(Exception):
-    """An error in what the user gave. The message is one line: the rule, the value, what to do."""
 
 
 def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
@@ -37,7 +29,7 @@ def one_line_errors(main: Callable[[], None]) -> Callable[[], None]:
     def command() -> None:
         try:
             main()
-        except (UserError, ConfigError, CheckpointError, DataError, ImageError) as error:
+        except UserError as error:
             print('error:', ' '.join(str(error).split()), file=sys.stderr)
             sys.exit(2)
 
@@ -102,14 +94,6 @@ def check_writable(folder, what: str) -> None:
             pass
     except OSError as error:
         raise UserError(f'{what} {folder} cannot be written: {existing}: {error.strerror}') from error
-
-
-def write_whole(content, path: Path) -> None:
-    """Writes `content` to a .json or .pkl file: all of it or, when interrupted, nothing under that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.part-{path.name}')
-    mmengine.dump(content, part)
-    os.replace(part, path)
 
 
 def scope(cfg: Config):

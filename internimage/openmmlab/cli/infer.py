@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...files import whole_file
 from ..cfg_options import CfgOptions
 from ..images import write_image
 from ..inference import ImageError, describe, draw, load_model, predict, read_image
@@ -118,12 +119,10 @@ class Records:
         if self.stream is None:
             return
         self.stream.close()
-        whole = self.path.with_name(f'.part-{self.path.name}')
-        with self.part.open() as lines, whole.open('w') as stream:
+        with whole_file(self.path) as whole, self.part.open() as lines, whole.open('w') as stream:
             for number, line in enumerate(lines):
                 stream.write((',\n' if number else '[') + line.rstrip('\n'))
             stream.write(']\n')
-        os.replace(whole, self.path)
         self.part.unlink()
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
+import mmengine
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 
 from ...checkpoint import check_finite, check_state_dict, read_checkpoint
+from ...files import whole_file
 from ..cfg_options import CfgOptions
 from ..datasets.coco import read_as_stated
 from ..drawing import draw_sample, draw_truth, with_palette
@@ -31,7 +33,6 @@ from .common import (
     check_writable,
     load_config,
     one_line_errors,
-    write_whole,
 )
 
 
@@ -81,7 +82,8 @@ class Predictions(BaseMetric):
             self.results.append(dict(file=sample['img_path'], size=sample['ori_shape'], predictions=predictions))
 
     def compute_metrics(self, results: list) -> dict:
-        write_whole(results, self.path)
+        with whole_file(self.path) as part:
+            mmengine.dump(results, part)
         return {}
 
 

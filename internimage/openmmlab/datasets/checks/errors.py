@@ -1,7 +1,9 @@
 """The error of wrong data."""
 
+from ....errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Data that cannot be used. The message is one line: the file, the annotation, the value and what to do.
 
     From a worker process of a DataLoader torch raises it with the worker's whole traceback as its message, which ends
