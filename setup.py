@@ -12,10 +12,23 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
-import torch
 from setuptools import find_packages, setup
+
+try:
+    import torch
+except ModuleNotFoundError:
+    # pip builds in an environment of its own; the torch to compile for is the one of the Python that pip runs in.
+    sys.path.append(sysconfig.get_path('platlib'))
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise SystemExit(
+            'ops_dcnv3: torch must be installed before this package, which is compiled for it, and is not there: '
+            'pip install torch. Tools other than pip need --no-build-isolation too (uv pip install --no-build-isolation .)'
+        ) from None
 
 CSRC = Path('ops_dcnv3', 'csrc')
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)

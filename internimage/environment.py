@@ -65,7 +65,7 @@ def collect() -> dict:
         facts.update(cuda=torch.version.cuda)
         facts.update(devices=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])
         if 'ops_dcnv3' not in errors:
-            facts['dcnv3_cuda'] = torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::dcnv3', 'CUDA')
+            facts['dcnv3_cuda'] = torch.ops.ops_dcnv3.has_kernel('dcnv3', 'CUDA')
     if 'mmcv.ops' not in errors:
         is_compiled = importlib.import_module(MODULES['mmcv.ops']).is_compiled
         served = f'of torchvision {versions["torchvision"]} and ops_dcnv3, mmcv is not compiled'

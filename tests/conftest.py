@@ -35,3 +35,15 @@ def shared() -> Path:
 @pytest.fixture
 def data() -> Path:
     return Path(__file__).parent / 'data'
+
+
+@pytest.fixture
+def official_file(data, request):
+    """official_file(name): a golden output of the official code, or what it was computed from. The largest are not part
+    of the project, but of the folder `shared`."""
+
+    def find(name: str) -> Path:
+        own = data / 'official' / name
+        return own if own.exists() else request.getfixturevalue('shared') / 'fixtures' / 'official' / name
+
+    return find

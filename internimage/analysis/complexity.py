@@ -22,9 +22,10 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from .._compat import NEEDS_DATA, FakeTensors
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def count(
     with (
         patch.object(torch, '_shape_as_tensor', lambda tensor: torch.tensor(tensor.shape)),
         warnings.catch_warnings(),
-        _FakeTensors(),
+        FakeTensors(),
     ):
         warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')  # copy.deepcopy of a layer does
         counter, activations = FlopCounterMode(display=False, custom_mapping=_formulas()), {}
@@ -100,7 +101,7 @@ def count(
             network = _Network(build(), forward).eval()
             with counter, _saved_tensors(network, counter, activations):
                 network(torch.empty(1, 3, *shape))
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        except NEEDS_DATA as error:
             raise ValueError(
                 'this model cannot be counted: its control flow or a shape depends on the values of a tensor, and '
                 f'counting has none ({error.func})'
@@ -115,17 +116,6 @@ def count(
     memory['optimizer'] = int(gradients * _states_per_parameter(optimizer)) if optimizer else 0
     memory['activations'] = modules[''].activations
     return Complexity(type(network.model).__name__, tuple(shape), modules, memory)
-
-
-class _FakeTensors(FakeTensorMode):
-    """Fake tensors, among which small ones made of numbers keep these: transformers read the shapes of their feature
-    maps from such."""
-
-    def may_turn_const(self, t: Tensor) -> bool:
-        return t.numel() <= 1024 and not self.is_our_fake(t) and t.device.type != 'meta'
-
-    def __deepcopy__(self, memo):
-        return self  # of a tensor or module that is copied, not a second world of tensors
 
 
 class _Network(nn.Module):

@@ -177,7 +177,7 @@ def device_of(text: str) -> torch.device:
     if device.type == 'cuda':
         if (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f'--device {text}: torch finds {torch.cuda.device_count()} GPUs')
-        if not torch._C._dispatch_has_kernel_for_dispatch_key('ops_dcnv3::dcnv3', 'CUDA'):
+        if not torch.ops.ops_dcnv3.has_kernel('dcnv3', 'CUDA'):
             raise UserError(f'--device {text}: ops_dcnv3 was built without CUDA kernels')
     return device
 

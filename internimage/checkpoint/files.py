@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .._compat import read_record
 from ..files import whole_file
 from .download import fetch, is_address
 from .names import official_to_ours
@@ -283,7 +284,7 @@ def _read_pickled(path: Path, size: int, map_location):
             file.seek(0)
             if zipped:
                 sizes = _storage_sizes(path, size)
-                record = torch._C.PyTorchFileReader(str(path)).get_record('data.pkl')  # what torch.load reads, too
+                record = read_record(path, 'data.pkl')
                 check_pickle(io.BytesIO(record), allowed, size, sizes)
             else:
                 for _ in range(5):  # a magic number, the version, the machine, the content, the keys of the storages

@@ -56,14 +56,13 @@ class TestOfficialModels:
 
 
 @pytest.mark.parametrize('name', ['tiny_like', 'huge_like'])
-def test_golden_features(name, shared):
+def test_golden_features(name, official_file):
     safetensors = pytest.importorskip('safetensors.torch')
-    folder = shared / 'fixtures' / 'official'
-    config = json.loads((folder / 'internimage_backbones.json').read_text())[name]
+    config = json.loads(official_file('internimage_backbones.json').read_text())[name]
     config.pop('num_parameters')
     model = InternImage(**config).eval()
-    model.load_state_dict(safetensors.load_file(folder / f'internimage_{name}.weights.safetensors'))
-    with np.load(folder / f'internimage_{name}.io.npz') as arrays, torch.no_grad():
+    model.load_state_dict(safetensors.load_file(official_file(f'internimage_{name}.weights.safetensors')))
+    with np.load(official_file(f'internimage_{name}.io.npz')) as arrays, torch.no_grad():
         features = model(torch.from_numpy(arrays['image']))
         for i, feature in enumerate(features):
             assert np.abs(feature.numpy() - arrays[f'stage{i}']).max() <= 1e-4

@@ -134,13 +134,12 @@ class TestNames:
 
 
 @pytest.fixture
-def golden(shared):
+def golden(official_file):
     """The official checkpoint, read by `load_model`, and what the official code answered."""
 
     def load(name: str):
-        folder = shared / 'fixtures' / 'official'
-        model = load_model(config(name), folder / f'{name}_small.pth')
-        expected = np.load(folder / f'{name}_small.io.npz')
+        model = load_model(config(name), official_file(f'{name}_small.pth'))
+        expected = np.load(official_file(f'{name}_small.io.npz'))
         return model, torch.from_numpy(expected['image']), expected
 
     return load
@@ -217,9 +216,9 @@ def test_mask2former(golden):
 
 
 @pytest.mark.parametrize('name', OFFICIAL)
-def test_mmengine_reads_official_files_too(shared, name):
+def test_mmengine_reads_official_files_too(official_file, name):
     """`load_from` and `init_cfg` go this way."""
-    file = str(shared / 'fixtures' / 'official' / f'{name}_small.pth')
+    file = str(official_file(f'{name}_small.pth'))
     with scope(name):
         model = MODELS.build(model_config(name))
     weights = load_checkpoint(model, file, strict=True)['state_dict']
