@@ -27,7 +27,7 @@ except ModuleNotFoundError:
     except ModuleNotFoundError:
         raise SystemExit(
             'ops_dcnv3: torch must be installed before this package, which is compiled for it, and is not there: '
-            'pip install torch. Tools other than pip need --no-build-isolation too (uv pip install --no-build-isolation .)'
+            'pip install torch (with uv, then: uv pip install --no-build-isolation .)'
         ) from None
 
 CSRC = Path('ops_dcnv3', 'csrc')
