@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-NEEDS_DATA = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)  # raised where fake tensors are asked for values
+# Raised where fake tensors are asked for values.
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class FakeTensors(FakeTensorMode):
