@@ -22,6 +22,7 @@ from .roi_module import (
     PSRoIPool,
 )
 from .roi_pool import deform_ps_roi_pool, deform_roi_pool, ps_roi_pool
+from .sampling import Sampling, sampling_window
 
 __all__ = [
     'DCNv3',
@@ -32,10 +33,12 @@ __all__ = [
     'ModulatedDeformRoIPool',
     'ModulatedDeformRoIPoolPack',
     'PSRoIPool',
+    'Sampling',
     'build_act_layer',
     'build_norm_layer',
     'dcnv3',
     'deform_ps_roi_pool',
     'deform_roi_pool',
     'ps_roi_pool',
+    'sampling_window',
 ]

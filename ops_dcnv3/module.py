@@ -9,6 +9,7 @@ from .checks import Pair, autocast_dtype, check_finite, int_of, pair_of
 from .dcnv3 import dcnv3
 from .eager_cpu import are_plain, is_eager_on_cpu, only_the_result_counts
 from .linear import Linear
+from .sampling import Sampling, sampling_window
 
 
 class _Permute(nn.Module):
@@ -151,6 +152,8 @@ class DCNv3(nn.Module):
         ValueError: with the rule and the value received.
     """
 
+    offset_layer = 'offset'
+
     def __init__(
         self,
         channels: int = 64,
@@ -267,6 +270,28 @@ class DCNv3(nn.Module):
             stride_h, stride_w = pair_of('DCNv3', 'stride', self.stride, least=1)
             x = torch.lerp(x, value[:, ::stride_h, ::stride_w].to(x.dtype), scale.to(x.dtype))
         return self.output_proj(x)
+
+    def sampling(self, input: Tensor, predicted: Tensor | None = None) -> Sampling:
+        """Where this layer samples ``input`` (N, H, W, C), see :class:`ops_dcnv3.Sampling`."""
+        local = self._local_features(input)
+        predicted = self.offset(local) if predicted is None else predicted
+        offset = predicted.unflatten(-1, (self.group, -1, 2))
+        kernel, stride, padding, dilation = (
+            pair_of('DCNv3', 'window', value, least=0)
+            for value in (self.kernel_size, self.stride, self.pad, self.dilation)
+        )
+        middle, points = sampling_window(offset.shape[1:3], kernel, stride, padding, dilation, like=offset)
+        points = points.transpose(0, 1).flatten(0, 1)  # x is the outer loop
+        if self.remove_center:
+            points = torch.cat([points[: len(points) // 2], points[len(points) // 2 + 1 :]])
+        return Sampling(
+            offset,
+            middle[:, :, None, None] + points * self.offset_scale,
+            offset.new_tensor(self.offset_scale),
+            self.mask(local).unflatten(-1, (self.group, -1)).softmax(-1),
+            tuple(input.shape[1:3]),
+            channels=3,
+        )
 
     def _local_features(self, input: Tensor) -> Tensor:
         """What offsets and modulation are predicted from, (N, H_out, W_out, C). In inference on the CPU in one pass."""

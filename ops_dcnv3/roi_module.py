@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .roi_pool import Pair, deform_ps_roi_pool, deform_roi_pool, ps_roi_pool
+from .sampling import Sampling, bin_centres
 
 
 class _RoIPool(nn.Module):
@@ -17,6 +18,19 @@ class _RoIPool(nn.Module):
     def extra_repr(self) -> str:
         names = ('output_size', 'spatial_scale', 'sampling_ratio', 'gamma')
         return ', '.join(f'{name}={getattr(self, name)}' for name in names if hasattr(self, name))
+
+    def _sampling(self, input: Tensor, rois: Tensor, offset: Tensor, weights: Tensor | None = None) -> Sampling:
+        """The bins as samples, a sample being the centre of a bin; `offset` (K, 2 * n, height, width), n groups."""
+        centres, size = bin_centres(rois, self.output_size, self.spatial_scale)
+        offset = offset.unflatten(1, (-1, 1, 2)).permute(0, 4, 5, 1, 2, 3)  # (K, height, width, n, 1, 2)
+        weights = offset.new_ones(offset.shape[:-1]) if weights is None else weights[..., None, None]
+        return Sampling(
+            offset,
+            centres[..., None, None, :],
+            self.gamma * size[..., None, None, :],
+            weights,
+            tuple(input.shape[2:]),
+        )
 
 
 class DeformRoIPool(_RoIPool):
@@ -57,6 +71,8 @@ class DeformRoIPoolPack(DeformRoIPool):
     Shapes: input (N, C, H, W) and rois (K, 5) to (K, C, height, width).
     """
 
+    offset_layer = 'offset_fc'
+
     def __init__(
         self,
         output_size: Pair,
@@ -81,6 +97,16 @@ class DeformRoIPoolPack(DeformRoIPool):
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         offset = self.offset_fc(self.regular(input, rois))
         return self.pool(input, rois, offset.unflatten(1, (2, *self.output_size)))
+
+    def sampling(self, input: Tensor, rois: Tensor, predicted: Tensor | None = None) -> Sampling:
+        """Where the bins of ``rois`` are, see :class:`ops_dcnv3.Sampling`; a sample is the centre of a bin."""
+        regular = self.regular(input, rois)
+        predicted = self.offset_fc(regular) if predicted is None else predicted
+        return self._sampling(input, rois, predicted.unflatten(1, (2, *self.output_size)), self._weights(regular))
+
+    def _weights(self, regular: Tensor) -> Tensor | None:
+        """Of the bins, (K, height, width); None where all are 1."""
+        return None
 
     def regular(self, input: Tensor, rois: Tensor) -> Tensor:
         """The features of regular bins, from which the prediction is made: (K, C * height * width)."""
@@ -119,7 +145,10 @@ class ModulatedDeformRoIPoolPack(DeformRoIPoolPack):
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         regular = self.regular(input, rois)
         offset = self.offset_fc(regular).unflatten(1, (2, *self.output_size))
-        return self.pool(input, rois, offset, self.mask_fc(regular).unflatten(1, self.output_size))
+        return self.pool(input, rois, offset, self._weights(regular))
+
+    def _weights(self, regular: Tensor) -> Tensor:
+        return self.mask_fc(regular).unflatten(1, self.output_size)
 
 
 class PSRoIPool(_RoIPool):
@@ -145,6 +174,8 @@ class DeformPSRoIPoolPack(_RoIPool):
     itself where None; to (K, D, height, width).
     """
 
+    offset_layer = 'offset_pool'
+
     def __init__(
         self,
         output_size: Pair,
@@ -158,11 +189,23 @@ class DeformPSRoIPoolPack(_RoIPool):
         self.gamma = float(gamma)
         bins = self.output_size[0] * self.output_size[1]
         self.offset_conv = _zero(nn.Conv2d(in_channels, 2 * classes * bins, kernel_size=1))
+        self.offset_pool = PSRoIPool(self.output_size, self.spatial_scale, self.sampling_ratio)
 
     def forward(self, input: Tensor, rois: Tensor, features: Tensor | None = None) -> Tensor:
+        offset = self._offset(input, rois, features)
         where = (self.output_size, self.spatial_scale, self.sampling_ratio)
-        offset = ps_roi_pool(self.offset_conv(input if features is None else features), rois, *where)
         return deform_ps_roi_pool(input, rois, offset, *where, self.gamma)
+
+    def sampling(
+        self, input: Tensor, rois: Tensor, features: Tensor | None = None, predicted: Tensor | None = None
+    ) -> Sampling:
+        """Where the bins of ``rois`` are, see :class:`ops_dcnv3.Sampling`: a group for each class of offsets, a sample
+        being the centre of a bin."""
+        predicted = self._offset(input, rois, features) if predicted is None else predicted
+        return self._sampling(input, rois, predicted)
+
+    def _offset(self, input: Tensor, rois: Tensor, features: Tensor | None) -> Tensor:
+        return self.offset_pool(self.offset_conv(input if features is None else features), rois)
 
 
 def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:

@@ -1,0 +1,29 @@
+# ResNet-50 from scratch on blood cells, to compare kinds of convolution (docs/spatial_support.md), not to be accurate.
+_base_ = [
+    '../_base_/models/faster_rcnn_thin_fpn.py',
+    '../_base_/backbones/resnet.py',
+    '../_base_/datasets/bccd.py',
+    '../_base_/schedules/schedule_scratch_bccd.py',
+]
+
+model = dict(
+    backbone=dict(_base_.backbone, frozen_stages=-1, norm_eval=False, init_cfg=None),
+    neck=dict(in_channels=_base_.in_channels),
+    roi_head=dict(bbox_head=dict(num_classes=len(_base_.classes))))
+
+# 5 epochs of small images take 10 minutes on one core.
+max_epochs = 5
+image_scale = (192, 144)
+train_pipeline = _base_.train_pipeline
+train_pipeline[3].scale = image_scale
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = image_scale
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].T_max = max_epochs
+
+randomness = dict(seed=0)
