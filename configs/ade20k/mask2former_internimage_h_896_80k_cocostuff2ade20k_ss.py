@@ -5,6 +5,8 @@ _base_ = [
     '../_base_/schedules/schedule_80k_mask2former.py',
 ]
 
+lr = 1e-5
+
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(_base_.backbone, init_cfg=None),
@@ -15,4 +17,4 @@ model = dict(
 load_from = (
     'https://huggingface.co/OpenGVLab/InternImage/resolve/main/'
     'mask2former_internimage_h_896_80k_cocostuff164k.pth')
-optim_wrapper = dict(optimizer=dict(lr=1e-5))
+optim_wrapper = dict(optimizer=dict(lr=lr))

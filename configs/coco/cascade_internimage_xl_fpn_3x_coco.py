@@ -5,6 +5,8 @@ _base_ = [
     '../_base_/schedules/schedule_3x.py',
 ]
 
+lr = 2e-4
+
 model = dict(backbone=dict(_base_.backbone, drop_path_rate=0.6), neck=dict(in_channels=_base_.in_channels))
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-4), paramwise_cfg=dict(layer_decay_rate=0.9, offset_lr_scale=0.01))
+    optimizer=dict(lr=lr), paramwise_cfg=dict(layer_decay_rate=0.9, offset_lr_scale=0.01))

@@ -7,6 +7,8 @@ _base_ = [
     '../_base_/schedules/schedule_1x_sgd.py',
 ]
 
+batch_size = 1
+lr = 1e-3
 max_epochs = 16
 image_scale = (1000, 600)
 
@@ -27,12 +29,12 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[2].scale = image_scale
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_scale
-train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=5e-4))
+optim_wrapper = dict(optimizer=dict(lr=lr, weight_decay=5e-4))
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].milestones = [round(max_epochs * 2 / 3)]
 auto_scale_lr = dict(base_batch_size=8)

@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/schedules/schedule_scratch_det.py',
 ]
 
+lr = 3e-4
 data_root = 'data/coco_mini/'
 max_epochs = 24
 image_scale = (320, 320)
@@ -24,7 +25,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json', classwise=False)
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=3e-4, weight_decay=1e-4), clip_grad=dict(max_norm=0.1))
+optim_wrapper = dict(optimizer=dict(lr=lr, weight_decay=1e-4), clip_grad=dict(max_norm=0.1))
 train_cfg = dict(max_epochs=max_epochs, val_interval=8)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].T_max = max_epochs

@@ -6,6 +6,8 @@ _base_ = [
     '../_base_/schedules/schedule_scratch_seg.py',
 ]
 
+lr = 1e-3
+warmup_iters = 100
 num_classes = _base_.num_classes
 void = _base_.void
 max_iters = 2000
@@ -21,7 +23,7 @@ model = dict(
     auxiliary_head=dict(in_channels=_base_.in_channels[2], num_classes=num_classes, ignore_index=void))
 
 train_cfg = dict(max_iters=max_iters, val_interval=1000)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=lr))
 param_scheduler = _base_.param_scheduler
-param_scheduler[0].end = 101
+param_scheduler[0].end = warmup_iters + 1
 param_scheduler[1].end = max_iters + 1

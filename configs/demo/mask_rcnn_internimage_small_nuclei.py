@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/schedules/schedule_scratch_det.py',
 ]
 
+batch_size = 4
 data_root = 'data/nuclei/'
 classes = ('nucleus', )
 max_epochs = 6
@@ -33,7 +34,7 @@ test_pipeline[1].scale = image_scale
 dataset = dict(
     data_root=data_root, metainfo=dict(classes=classes), data_prefix=dict(img='images/'))
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=batch_size,
     dataset=dict(
         ann_file='instances_train.json', filter_cfg=dict(min_size=1), pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dict(ann_file='instances_val.json', pipeline=test_pipeline, **dataset))

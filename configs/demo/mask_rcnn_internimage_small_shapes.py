@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/schedules/schedule_scratch_det.py',
 ]
 
+batch_size = 4
 data_root = 'data/shapes/'
 num_classes = 5
 max_epochs = 5
@@ -30,7 +31,7 @@ test_pipeline[1].scale = image_scale
 
 dataset = dict(type='ShapesDataset', data_root=data_root)
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=batch_size,
     dataset=dict(
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/train/'),

@@ -6,6 +6,7 @@ _base_ = [
     '../_base_/schedules/schedule_scratch_seg.py',
 ]
 
+batch_size = 8
 data_root = 'data/shapes/'
 num_classes = 6
 crop_size = (128, 160)
@@ -30,7 +31,7 @@ test_pipeline[1].scale = image_scale
 
 dataset = dict(type='ShapesSegDataset', data_root=data_root, reduce_zero_label=False)
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=batch_size,
     num_workers=2,
     dataset=dict(
         data_prefix=dict(img_path='images/train', seg_map_path='masks/train'), pipeline=train_pipeline, **dataset))

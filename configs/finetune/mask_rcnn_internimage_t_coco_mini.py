@@ -13,9 +13,11 @@ test_evaluator = val_evaluator
 
 # A tenth of the official learning rate, a short warm-up, and no more epochs than a small data set bears.
 max_epochs = 6
+lr = 1e-5
+warmup_iters = 50
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(optimizer=dict(lr=1e-5))
+optim_wrapper = dict(optimizer=dict(lr=lr))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=51),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup_iters + 1),
     dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
 ]

@@ -11,6 +11,7 @@ void = len(classes)
 crop_size = (352, 480)
 image_scale = (480, 360)
 max_iters = 2000
+warmup_iters = 100
 
 model = dict(
     data_preprocessor=dict(size=crop_size, seg_pad_val=void),
@@ -36,6 +37,6 @@ test_evaluator = val_evaluator
 
 train_cfg = dict(max_iters=max_iters, val_interval=500)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=101),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup_iters + 1),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=100, end=max_iters + 1),
 ]

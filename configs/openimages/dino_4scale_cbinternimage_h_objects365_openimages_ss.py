@@ -4,9 +4,10 @@ _base_ = [
     '../_base_/schedules/schedule_dino_20k.py',
 ]
 
+max_iters = 100000
 load_from = 'https://huggingface.co/OpenGVLab/InternImage/resolve/main/dino_4scale_cbinternimage_h_objects365_80classes.pth'
 model = dict(bbox_head=dict(num_classes=601))
 
 interval = 2000
-train_cfg = dict(max_iters=100000, val_interval=interval)
+train_cfg = dict(max_iters=max_iters, val_interval=interval)
 default_hooks = dict(checkpoint=dict(interval=interval, save_best='openimages/mAP'))

@@ -1,8 +1,7 @@
-"""Reading configs: options of the command line, moving the data, `classes`, and walking through them."""
+"""Reading configs: options of the command line, moving the data, settings by name and `classes`."""
 
 import posixpath
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
 from os.path import expanduser
 from pathlib import Path
@@ -11,10 +10,11 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from .cfg_options import ConfigError, merge_options
+from .nodes import SPLITS, config_folder, dicts, leaf_datasets, type_name  # noqa: F401  (for those who read configs)
+from .settings import SETTINGS, apply_settings, put_setting, stated_names, update_variables
 
 # Arguments of OpenMMLab's heads that hold a number of classes.
 CLASS_COUNTS = {'num_classes', 'num_things_classes', 'num_stuff_classes'}
-SPLITS = ('train', 'val', 'test')
 # The fields of data sets and evaluators that hold paths to read from, and those that look alike and are written to.
 PATH_FIELD = re.compile(r'(?!out).*(?:^|_)(?:root|files?|prefix|paths?|dir|folder)')
 # Parts of a config that name files other than data.
@@ -25,7 +25,8 @@ ABSOLUTE = re.compile(r'/|[A-Za-z]:|.*://')
 def load_config(path: str, options: dict | None = None, launcher: str = 'none', work_dir: str | None = None) -> Config:
     """The config file with the command line's options in it: keys and values as `merge_options` takes them.
 
-    `data_root` moves all data, see `move_data`. `work_dir`: given, else the config's, else by the config's name.
+    `data_root` moves all data, see `move_data`; a name of `settings.SETTINGS` moves every place that depends on it;
+    keys with dots change one place and come last. `work_dir`: given, else the config's, else by the config's name.
 
     Raises:
         ConfigError: the file is missing or not a config, or an option is wrong.
@@ -44,12 +45,16 @@ def load_config(path: str, options: dict | None = None, launcher: str = 'none', 
     try:
         if 'launcher' in options:
             raise ConfigError('launcher is an option of its own: --launcher')
+        apply_own_variables(cfg)
         if 'data_root' in options and 'data_root' in cfg:
             if not isinstance(options['data_root'], (str, int)):  # a folder may be called 2017
                 raise ConfigError(f'data_root must be one folder, got {options["data_root"]!r}')
             options['data_root'] = str(options['data_root'])
             move_data(cfg, options['data_root'])
+        for name in [name for name in SETTINGS if name in options]:
+            put_setting(cfg, name, options.pop(name))
         merge_options(cfg, options)
+        update_variables(cfg)
         if any(key.removeprefix('+').startswith('custom_imports') for key in options) and cfg.custom_imports:
             import_modules_from_strings(**cfg.custom_imports)
         apply_classes(cfg)
@@ -78,26 +83,41 @@ def find_config(name: str) -> str:
     raise ConfigError(f'config {name} does not exist{_neighbours(path)}')
 
 
-def config_folder() -> Path:
-    """Where the configs of this project are: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / 'configs'
-    return inside if inside.is_dir() else package.parent / 'configs'
-
-
 def _imports(cfg: Config) -> list[str]:
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     return [imports] if isinstance(imports, str) else list(imports)
 
 
-def move_data(cfg: Config, new: str) -> None:
+def apply_variables(cfg: Config) -> None:
+    """Applies what the config's own files state by name at their top: `data_root`, settings, `classes`. A second call
+    does nothing more.
+
+    Raises:
+        ValueError: a value is wrong.
+    """
+    apply_own_variables(cfg)
+    apply_classes(cfg)
+
+
+def apply_own_variables(cfg: Config) -> None:
+    """The settings and the `data_root` of the config's own files, see `settings.stated_names`; not yet `classes`."""
+    names, base = stated_names(cfg.filename)
+    if 'data_root' in names:
+        new, cfg.data_root = cfg.data_root, Config.fromfile(base).get('data_root')
+        if cfg.data_root not in (None, new):
+            move_data(cfg, new, required=False)
+        cfg.data_root = new
+    apply_settings(cfg, names)
+
+
+def move_data(cfg: Config, new: str, required: bool = True) -> None:
     """Moves every path of the data sets and evaluators that is the config's `data_root`, or is below it, to `new`.
 
     The variables that these were made of move with them, and nothing else of the config. Below the current folder (''
     or '.') is every relative path, but for those that a data set with a `data_root` of its own states relative to that.
 
     Raises:
-        ConfigError: there is no such path.
+        ConfigError: there is no such path, if that is `required`.
     """
     old, moved = cfg.data_root or '', 0
 
@@ -133,7 +153,7 @@ def move_data(cfg: Config, new: str) -> None:
     for key, value in cfg._cfg_dict.items():
         if key not in NO_DATA and not key.startswith(SPLITS):
             walk(value)
-    if not read:
+    if not read and required:
         raise ConfigError(f'no data set and no evaluator reads from data_root {old!r}: set the paths themselves')
 
 
@@ -180,7 +200,7 @@ def apply_classes(cfg: Config) -> None:
         if 'num_classes' in node and isinstance(weights, list):  # of each class, and of "no object"
             node['loss_cls']['class_weight'] = weights[:1] * len(classes) + weights[-1:]
         node.update({key: counts[key] for key in CLASS_COUNTS & node.keys()})
-    for split in ('train', 'val', 'test'):
+    for split in SPLITS:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in leaf_datasets(loader.dataset) if loader else ():
             metainfo = dict(dataset.get('metainfo') or {}, classes=tuple(classes))
@@ -189,27 +209,14 @@ def apply_classes(cfg: Config) -> None:
             dataset['metainfo'] = metainfo
 
 
-def type_name(node: dict) -> str | None:
-    """The name of a config entry's `type`, without the scope before it; in pure Python configs `type` is the class."""
-    kind = node.get('type')
-    return getattr(kind, '__name__', str(kind)).split('.')[-1] if kind is not None else None
+def _find_base(cfg_path: str, filename: str) -> tuple[str, str | None]:
+    """mmengine's `Config._get_cfg_path`, for `_base_ = 'internimage::NAME'` too: a config that comes with the package,
+    with or without its folder."""
+    package, _, name = cfg_path.partition('::')
+    if package == 'internimage' and name:
+        return str(Path(find_config(name)).resolve()), None
+    return _mmengine_get_cfg_path(cfg_path, filename)
 
 
-def dicts(node) -> Iterator[dict]:
-    """Every dict in a config or a part of it, the outer ones first."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from dicts(child)
-
-
-def leaf_datasets(dataset: dict) -> Iterator[dict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    if inner is None:
-        yield dataset
-    else:
-        for child in inner:
-            yield from leaf_datasets(child)
+_mmengine_get_cfg_path = Config._get_cfg_path
+Config._get_cfg_path = staticmethod(_find_base)

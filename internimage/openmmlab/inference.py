@@ -24,7 +24,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from ..checkpoint import check_finite, dataset_meta, load_checkpoint_strict
-from .configuration import apply_classes, leaf_datasets
+from .configuration import apply_variables, leaf_datasets
 from .drawing import draw_sample, mask_array, with_palette
 from .engine import check_classes, dataset_classes, take_any_dtype
 from .images import ImageError, read_image, write_image
@@ -52,7 +52,7 @@ def load_model(config, checkpoint, device='cpu') -> nn.Module:
     """
     with _BUILDING:
         cfg = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
-        apply_classes(cfg)
+        apply_variables(cfg)
     dataset = next(leaf_datasets(cfg.test_dataloader.dataset))  # of several: they share classes and pipeline
     with _building(cfg):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))

@@ -64,7 +64,6 @@ def value_at(cfg: Config, key: str):
         ('load_form=x.pth', 'load_from'),
         ('randomness.sed=1', 'randomness.seed'),
         # Variables of the config file, which its dicts have copied:
-        ('max_epochs=1', 'train_cfg.max_epochs'),
         ('num_classes=3', 'model.roi_head.bbox_head.num_classes'),
         ('test_pipeline.1.scale=(32,32)', 'test_dataloader.dataset.pipeline.1.scale'),
     ],

@@ -3,6 +3,7 @@ _base_ = './coco_detection.py'
 
 data_root = 'data/bccd/BCCD/'
 classes = ('RBC', 'WBC', 'Platelets')
+batch_size = 4
 image_scale = (320, 240)  # cells are about 100 pixels wide in the photos
 
 train_pipeline = [
@@ -24,7 +25,7 @@ dataset = dict(
     data_prefix=dict(sub_data_root=''),
     metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=4, dataset=dict(ann_file='ImageSets/Main/train.txt', pipeline=train_pipeline, **dataset))
+    batch_size=batch_size, dataset=dict(ann_file='ImageSets/Main/train.txt', pipeline=train_pipeline, **dataset))
 val_dataloader = dict(
     dataset=dict(ann_file='ImageSets/Main/val.txt', test_mode=True, pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader

@@ -11,6 +11,7 @@ num_classes = len(metainfo['classes'])
 void = num_classes
 crop_size = (192, 256)
 image_scale = (480, 360)
+batch_size = 8
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -26,7 +27,7 @@ test_pipeline[1].scale = image_scale
 
 dataset = dict(type='BaseSegDataset', data_root=data_root, metainfo=metainfo, ignore_index=void)
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=batch_size,
     num_workers=2,
     dataset=dict(
         data_prefix=dict(img_path='train', seg_map_path='trainannot'), pipeline=train_pipeline, **dataset))

@@ -4,6 +4,7 @@ visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBa
 
 data_root = 'data/coco/'
 image_scale = (1333, 800)
+batch_size = 2  # of each GPU
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -21,7 +22,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=2,
+    batch_size=batch_size,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

@@ -3,10 +3,11 @@ _base_ = './segmentation.py'
 
 data_root = 'data/coco_stuff10k'
 num_classes = 171
+batch_size = 1
 
 dataset = dict(type='COCOStuffDataset', data_root=data_root, reduce_zero_label=True)
 train_dataloader = dict(
-    batch_size=1,
+    batch_size=batch_size,
     dataset=dict(data_prefix=dict(img_path='images/train2014', seg_map_path='annotations/train2014'), **dataset))
 val_dataloader = dict(
     dataset=dict(data_prefix=dict(img_path='images/test2014', seg_map_path='annotations/test2014'), **dataset))

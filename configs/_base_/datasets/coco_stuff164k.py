@@ -3,6 +3,7 @@ _base_ = './segmentation.py'
 
 data_root = 'data/coco_stuff164k'
 num_classes = 171
+batch_size = 1
 crop_size = (896, 896)
 image_scale = (4 * crop_size[0], crop_size[0])
 
@@ -14,7 +15,7 @@ test_pipeline[1].scale = image_scale
 
 dataset = dict(type='COCOStuffDataset', data_root=data_root)
 train_dataloader = dict(
-    batch_size=1,
+    batch_size=batch_size,
     dataset=dict(
         data_prefix=dict(img_path='images/train2017', seg_map_path='annotations/train2017'), pipeline=train_pipeline,
         **dataset))

@@ -5,6 +5,7 @@ visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBa
 
 crop_size = (512, 512)
 image_scale = (4 * crop_size[0], crop_size[0])  # longest and shortest side
+batch_size = 2  # of each GPU
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -25,7 +26,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=2,
+    batch_size=batch_size,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

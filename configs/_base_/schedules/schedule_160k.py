@@ -2,6 +2,7 @@
 _base_ = '../default_runtime.py'
 
 max_iters = 160000
+lr = 6e-5
 warmup_iters = 1500
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=16000)
@@ -10,7 +11,7 @@ test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='CustomLayerDecayOptimizerConstructor',
     paramwise_cfg=dict(layer_decay_rate=1.0))
 

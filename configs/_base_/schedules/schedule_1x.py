@@ -1,15 +1,17 @@
 # Detection, 12 epochs. Longer schedules have this file as their `_base_`.
 _base_ = '../default_runtime.py'
 
+max_epochs = 12
+lr = 1e-4
 warmup_iters = 500
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=lr, weight_decay=0.05),
     constructor='CustomLayerDecayOptimizerConstructor',
     paramwise_cfg=dict(layer_decay_rate=1.0))
 

@@ -1,16 +1,18 @@
 # Fine-tuning a large DINO, by iterations, at a rate that stays as it is after the warm-up.
 _base_ = '../default_runtime.py'
 
+max_iters = 20000
+lr = 1e-4
 warmup_iters = 500
 interval = 200  # of evaluations and checkpoints
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=20000, val_interval=interval)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=interval)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=lr, weight_decay=1e-4),
     constructor='CustomLayerDecayOptimizerConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.94, offset_lr_scale=0.001),
     clip_grad=dict(max_norm=0.1, norm_type=2))

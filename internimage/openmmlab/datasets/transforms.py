@@ -7,6 +7,7 @@ are the same.
 import functools
 import io
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import mmcv
@@ -72,6 +73,67 @@ def read_label_map(content: bytes, path: str, backend: str = 'pillow') -> tuple[
     if low < 0 or high > 65535:
         raise DataError(f'{path}: the label map has values from {low} to {high}, outside 0 to 65535: {INDICES}')
     return labels.astype(np.uint8 if high <= 255 else np.uint16), mended
+
+
+class LabelTable(NamedTuple):
+    """How the values in the files of a data set become class indices. `entries`: (value, index); with `colours` a value
+    is R * 65536 + G * 256 + B."""
+
+    colours: bool
+    entries: tuple[tuple[int, int], ...]
+
+
+def read_by_table(
+    content: bytes, path: str, table: LabelTable, backend: str = 'pillow'
+) -> tuple[np.ndarray, str | None]:
+    """`read_label_map` for files that hold other values than class indices, which the table turns into these.
+
+    Raises:
+        DataError: see `read_label_map`; a value that is not in the table.
+    """
+    if table.colours:
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.format in LOSSY_FORMATS:
+                    raise DataError(f'{path}: a label map as {image.format} has other colours at every edge: write PNG')
+                colours = np.asarray(image.convert('RGB')).astype(np.int32)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f'{path}: a broken label map, or none: {" ".join(str(error).split())}') from error
+        values, mended = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2], None
+    else:
+        values, mended = read_label_map(content, path, backend)
+    indices = _look_up_table(table)[values]
+    if (unknown := indices == UNKNOWN).any():
+        found, counts = np.unique(values[unknown], return_counts=True)
+        named = [_rgb(value) if table.colours else int(value) for value in found[np.argsort(-counts)[:5]]]
+        raise DataError(
+            f'{path}: the label map has {len(found)} {"colours" if table.colours else "values"} of no class on '
+            f'{counts.sum()} pixels, such as {", ".join(map(str, named))}: add them to label_values or ignored_values'
+        )
+    return indices.astype(np.uint8) if indices.max(initial=0) <= 255 else indices, mended
+
+
+UNKNOWN = 65535
+
+
+@functools.lru_cache(8)
+def _look_up_table(table: LabelTable) -> np.ndarray:
+    indices = np.full(2**24 if table.colours else 2**16, UNKNOWN, np.uint16)
+    for value, index in table.entries:
+        indices[value] = index
+    return indices
+
+
+def _rgb(value: int) -> tuple[int, int, int]:
+    return int(value) >> 16, int(value) >> 8 & 255, int(value) & 255
+
+
+def read_labels(path: str, info: dict, backend: str = 'pillow', backend_args=None) -> tuple[np.ndarray, str | None]:
+    """The label map of a record of a data set, by its `label_table` where it has one; see `read_label_map`."""
+    content = fileio.get(path, backend_args=backend_args)
+    if table := info.get('label_table'):
+        return read_by_table(content, path, LabelTable(*table), backend)
+    return read_label_map(content, path, backend)
 
 
 def _one_channel(pixels: np.ndarray, path: str) -> tuple[np.ndarray, str | None]:
@@ -193,7 +255,7 @@ BINARY = (
 def _load_seg_map(self: LoadAnnotations, results: dict) -> None:
     """mmseg's, which casts every file to uint8, whatever it holds."""
     path = results['seg_map_path']
-    labels, _ = read_label_map(fileio.get(path, backend_args=self.backend_args), path, self.imdecode_backend)
+    labels, _ = read_labels(path, results, self.imdecode_backend, self.backend_args)
     if 'ori_shape' in results:
         labels = fit_to_image(labels, results['ori_shape'][:2], path, results['img_path'], self.backend_args)
     if self.reduce_zero_label is None:

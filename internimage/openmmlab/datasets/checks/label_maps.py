@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from mmengine import fileio
 from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
-from ..transforms import BINARY, class_indices, fit_to_image, read_label_map
+from ..transforms import BINARY, class_indices, fit_to_image, read_labels
 from . import images
 from .errors import DataError
 
@@ -137,7 +136,7 @@ def _examine(path: str, load: LoadImageFromFile) -> images.Examined:
 def _read_pair(info: dict, image: images.Examined, load: LoadAnnotations) -> _Pair:
     unusual = list(image.unusual)
     path = info['seg_map_path']
-    stored, mended = read_label_map(fileio.get(path, backend_args=load.backend_args), path, load.imdecode_backend)
+    stored, mended = read_labels(path, info, load.imdecode_backend, load.backend_args)
     if mended:
         unusual.append(f'with a label map of {mended}, read as indices')
     labels = fit_to_image(stored, image.shape, path, info['img_path'], load.backend_args)
