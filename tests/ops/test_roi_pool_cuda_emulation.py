@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from property_tests import given, settings, st
 
 # By path: these tests need no build of the package.
 _path = Path(__file__).parents[2] / 'ops_dcnv3' / 'reference.py'
