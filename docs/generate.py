@@ -19,6 +19,7 @@ MODULES = (
     'internimage',
     'internimage.checkpoint',
     'internimage.analysis',
+    'internimage.export',
     'internimage.openmmlab.inference',
 )
 

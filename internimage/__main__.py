@@ -9,6 +9,10 @@ COMMANDS = {
     'train': ('internimage.openmmlab.cli.train', 'train a detector or segmentor'),
     'test': ('internimage.openmmlab.cli.test', 'evaluate a trained model'),
     'infer': ('internimage.openmmlab.cli.infer', 'run a trained model on images'),
+    'export': (
+        'internimage.openmmlab.cli.export',
+        'write a trained model for other programs: ONNX, torch.export, OpenVINO',
+    ),
     'convert': (
         'internimage.openmmlab.cli.convert',
         'convert a checkpoint to the names of this project, or back to the official ones',

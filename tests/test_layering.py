@@ -12,7 +12,9 @@ CORE = {'torch', 'timm', 'safetensors', 'numpy', 'ops_dcnv3', 'internimage'}
 OPENMMLAB = {'mmengine', 'mmcv', 'mmdet', 'mmseg'}
 WITH_OPENMMLAB = OPENMMLAB | {'torchvision', 'cv2', 'pycocotools', 'faster_coco_eval', 'PIL'}
 # Optional packages, imported inside the functions that need them.
-OPTIONAL = {'torchvision', 'matplotlib', 'onnx', 'cv2', 'PIL'}
+OPTIONAL = {'torchvision', 'matplotlib', 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'cv2', 'PIL'}
+# Copied beside an exported file, to run it without this project: the only import is the other way round, of its path.
+STANDALONE = ROOT / 'internimage' / 'export' / 'run_onnx.py'
 
 
 def modules(path: Path, everywhere: bool) -> set[str]:
@@ -36,7 +38,8 @@ def top_level(names: set[str]) -> set[str]:
 
 def core_files() -> list[Path]:
     folder = ROOT / 'internimage'
-    return [path for path in sorted(folder.rglob('*.py')) if folder / 'openmmlab' not in path.parents]
+    paths = [path for path in sorted(folder.rglob('*.py')) if folder / 'openmmlab' not in path.parents]
+    return [path for path in paths if path != STANDALONE]
 
 
 def test_operators_import_torch_alone():
@@ -59,6 +62,10 @@ def test_openmmlab_stands_on_the_other_two():
         assert top_level(modules(path, everywhere=True)) <= CORE | WITH_OPENMMLAB | OPTIONAL, path
 
 
+def test_the_program_beside_an_exported_file_stands_alone():
+    assert top_level(modules(STANDALONE, everywhere=True)) == {'numpy', 'onnxruntime', 'PIL'}
+
+
 def test_the_official_module_is_another_name_of_ours():
     assert {name.split('.')[0] for name in modules(ROOT / 'DCNv3.py', everywhere=True)} == {'ops_dcnv3'}
 
@@ -73,11 +80,13 @@ def test_internimage_takes_only_public_names_of_the_operators():
 def _public_names() -> set[str]:
     tree = ast.parse((ROOT / 'ops_dcnv3' / '__init__.py').read_text())
     (names,) = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == '__all__']
-    return {element.value for element in names.elts} | {'reference'}
+    return {element.value for element in names.elts} | {'reference', 'composed'}
 
 
-def test_the_specification_imports_torch_alone():
-    assert modules(ROOT / 'ops_dcnv3' / 'reference.py', everywhere=True) <= {'torch', 'torch.Tensor'}
+@pytest.mark.parametrize('name', ['reference', 'composed'])
+def test_the_specification_and_the_composed_operators_import_torch_alone(name):
+    allowed = {'torch', 'torch.Tensor', 'torch.nn.functional'}
+    assert modules(ROOT / 'ops_dcnv3' / f'{name}.py', everywhere=True) <= allowed
 
 
 @pytest.mark.parametrize('kind', ['cu', 'h'])
@@ -95,6 +104,7 @@ FLOORS = {
     'internimage': OPENMMLAB | {'cv2'},
     'internimage.checkpoint': OPENMMLAB | {'cv2'},
     'internimage.analysis': OPENMMLAB | {'cv2'},
+    'internimage.export': OPENMMLAB | {'cv2', 'onnx', 'onnxscript', 'onnxruntime', 'openvino'},
 }
 
 
