@@ -25,6 +25,7 @@ from .tracing import LEAST_SIDE, compose, trace
 
 __all__ = [
     'FORMATS',
+    'LEAST_SIDE',
     'RUNNER',
     'Backbone',
     'ExportError',
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 
+SMALLEST = 32  # pixels of a side: the stride of the last stage
 RUNNER = Path(__file__).with_name('run_onnx.py')  # a program of its own: it imports nothing of this package
 
 
@@ -86,10 +88,11 @@ def export(
         raise ExportError(f'format must be one of {", ".join(FORMATS)}, got {format!r}')
     if path.suffix != FORMATS[format]:
         raise ExportError(f'a file of format {format} must end in {FORMATS[format]}, got {path}')
-    if min(size) < LEAST_SIDE:
-        raise ExportError(f'height and width must be at least {LEAST_SIDE} pixels, got {size[0]} and {size[1]}')
+    least = LEAST_SIDE if format == 'pt2' else SMALLEST
+    if min(size) < least:
+        raise ExportError(f'height and width must be at least {least} pixels, got {size[0]} and {size[1]}')
     image = example_image(other_size(size), batch=2, seed=1) if image is None else image
-    traced_at = torch.from_numpy(example_image(size, batch=3))
+    traced_at = torch.zeros(3, 3, *(max(side, LEAST_SIDE) for side in size))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.part-') as folder:
         part = Path(folder, path.name)
@@ -99,12 +102,13 @@ def export(
                 program = trace(network, traced_at)
             progress('writing')
             WRITE[format](program, network.names, part)
+            progress('comparing with the network')
+            run = RUN[format](part)
         except ImportError as error:
             raise ExportError(f'{error}: pip install "internimage[export]"') from error
         except Exception as error:
-            raise ExportError(f'{format}: {type(error).__name__}: {str(error).splitlines()[0]}') from error
-        progress('comparing with the network')
-        run = RUN[format](part)
+            message = str(error).strip().split('\n')[0]
+            raise ExportError(f'not written as {format}: {type(error).__name__}: {message}') from error
         agreement = network.compare(network.reference(torch.from_numpy(image)), run(image))
         if agreement.faults:
             raise ExportError(f'not written, as the {format} file differs: ' + '; '.join(agreement.faults))
@@ -120,7 +124,7 @@ def export(
 
 def other_size(size: tuple[int, int]) -> tuple[int, int]:
     """Height and width that a network traced at `size` is compared at."""
-    return tuple(max(3 * side // 4, LEAST_SIDE) for side in size)
+    return tuple(max(3 * side // 4, min(side, LEAST_SIDE)) for side in size)
 
 
 def _seconds(call, times: int = 3) -> float:

@@ -37,6 +37,7 @@ def write_onnx(program: ExportedProgram, names: list[str], path: Path) -> None:
 
 
 def write_pt2(program: ExportedProgram, names: list[str], path: Path) -> None:
+    program.example_inputs = None  # as large as the images
     torch.export.save(program, path)
 
 

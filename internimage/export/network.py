@@ -48,7 +48,7 @@ class Exportable(nn.Module):
 
 
 class Backbone(Exportable):
-    """`stage0`, `stage1`, ...: the feature maps of a backbone, (N, C, H, W) each."""
+    """`stage0`, `stage1`, ...: the feature maps of a backbone, (N, C, H, W) each; of a composite one those of its lead."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -56,7 +56,8 @@ class Backbone(Exportable):
         self.names = [f'stage{i}' for i in getattr(backbone, 'out_indices', range(4))]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.names, self.backbone(image), strict=True))
+        features = self.backbone(image)
+        return dict(zip(self.names, features[-1] if isinstance(features[-1], tuple) else features, strict=True))
 
 
 def example_image(size: tuple[int, int], batch: int, seed: int = 0) -> np.ndarray:

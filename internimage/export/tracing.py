@@ -10,9 +10,8 @@ from ops_dcnv3 import composed
 
 from . import nms  # noqa: F401  (registers the operator)
 
-LEAST_SIDE = (
-    65  # of an image, in pixels: with less a level of stride 64 would be of one pixel, which is traced as a constant
-)
+# Of a traced image, in pixels: with less, a level of stride 64 would have one pixel, which is traced as a constant.
+LEAST_SIDE = 65
 
 
 def trace(network: nn.Module, image: Tensor) -> ExportedProgram:

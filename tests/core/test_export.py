@@ -83,7 +83,8 @@ def test_errors_are_one_line(tmp_path, monkeypatch):
     for arguments, message in (
         (('a.onnx', 'tflite'), "format must be one of onnx, pt2, openvino, got 'tflite'"),
         (('a.pt2', 'onnx'), r'a file of format onnx must end in \.onnx, got .*a\.pt2'),
-        (('a.onnx', 'onnx', (64, 96)), 'height and width must be at least 65 pixels, got 64 and 96'),
+        (('a.onnx', 'onnx', (31, 96)), 'height and width must be at least 32 pixels, got 31 and 96'),
+        (('a.pt2', 'pt2', (96, 64)), 'height and width must be at least 65 pixels, got 96 and 64'),
     ):
         with pytest.raises(ExportError, match=f'^{message}$'):
             export(network(), tmp_path / arguments[0], *arguments[1:])

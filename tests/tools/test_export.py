@@ -67,7 +67,7 @@ def test_errors_are_one_line_and_leave_nothing(folder, capsys):
     model = 'segmentor.py', 'segmentor.pth'
     for arguments, message in (
         (('--out', 'a.pt2'), r'--out a.pt2 must end in .onnx for --format onnx'),
-        (('--out', 'a.onnx', '--size', 50, 90), 'at least 65 pixels, got 50 and 90'),
+        (('--out', 'a.onnx', '--size', 30, 90), 'at least 32 pixels, got 30 and 90'),
         (('--out', 'a.onnx', '--image', 'segmentor.py'), 'segmentor.py: not an image'),
         (('--out', 'photo.png/a.onnx'), '--out photo.png cannot be written'),
     ):

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
 
-from ...export import FORMATS, RUNNER, Backbone, ExportError, export, other_size
+from ...checkpoint import load_pretrained_backbone
+from ...export import FORMATS, LEAST_SIDE, RUNNER, Backbone, ExportError, export, other_size
 from ..cfg_options import CfgOptions
 from ..export import exportable, sidecar
 from ..inference import load_model, read_image
-from .common import UserError, blame, check_writable, load_config, one_line_errors, write_whole
+from .common import UserError, blame, check_writable, load_config, one_line_errors, scope, write_whole
 
 
 @one_line_errors
@@ -31,12 +35,15 @@ def main() -> None:
     check_writable(out.parent, '--out')
     cfg = load_config(args.config, args.cfg_options)
     picture = read_image(args.image) if args.image else None
+    alone = 'backbone' not in cfg.model
+    if picture is not None and alone:
+        raise UserError('--image needs the config of a detector or segmentor, which says how images are normalised')
     with blame(f'config {args.config}: model'):
-        model = load_model(cfg, args.checkpoint)
+        model = load_backbone(cfg, args.checkpoint) if alone else load_model(cfg, args.checkpoint)
     size = tuple(args.size)
     try:
-        network = Backbone(model.backbone) if args.backbone else exportable(model)
-        description = sidecar(model, network)
+        network = Backbone(model.backbone) if args.backbone and not alone else exportable(model)
+        description = dict(outputs=network.names, least_side=LEAST_SIDE) if alone else sidecar(model, network)
         image = None if picture is None else prepared(picture, other_size(size), description)
         print(f'exporting to {out}: about a minute for a small network, five for a large one', flush=True)
         done = export(network, out, args.format, size, image, progress=lambda text: print(f'  {text}', flush=True))
@@ -44,7 +51,7 @@ def main() -> None:
         raise UserError(f'config {args.config}: {error}') from error
     write_whole(description, Path(f'{out}.json'))
     beside = [f'{out}.json']
-    if args.format == 'onnx' and not args.backbone:
+    if args.format == 'onnx' and not isinstance(network, Backbone):
         beside.append(str(shutil.copy(RUNNER, out.parent)))
     print(f'the same as the network: {"; ".join(done.agreement.notes)}')
     if '0 detections' in done.agreement.notes:
@@ -57,6 +64,14 @@ def main() -> None:
     )
     print(f'{done.megabytes:.1f} MB ({100 * done.megabytes / megabytes(model):.0f} % of the weights in memory) in')
     print('\n'.join(f'  {file}' for file in [*map(str, done.files), *beside]))
+
+
+def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
+    """The backbone that is all of the config's model, with the weights of any checkpoint that has it."""
+    with scope(cfg):
+        model = MODELS.build(cfg.model)
+    load_pretrained_backbone(model, checkpoint)
+    return model.eval()
 
 
 def prepared(picture: np.ndarray, size: tuple[int, int], description: dict) -> np.ndarray:
