@@ -48,7 +48,7 @@ class Exportable(nn.Module):
 
 
 class Backbone(Exportable):
-    """`stage0`, `stage1`, ...: the feature maps of a backbone, (N, C, H, W) each; of a composite one those of its lead."""
+    """`stage0`, `stage1`, ...: the feature maps of a backbone, (N, C, H, W); of a composite one those of its lead."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
