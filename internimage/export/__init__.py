@@ -68,7 +68,7 @@ def export(
     format: str = 'onnx',
     size: tuple[int, int] = (256, 320),
     image: np.ndarray | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] | None = None,
 ) -> Exported:
     """Writes `network`, in evaluation mode on the CPU, to `path`, and compares the file with it.
 
@@ -83,6 +83,7 @@ def export(
         ExportError: a suffix or size that does not fit; the network has what cannot be exported; a package is missing;
             the file does not give what the network gives.
     """
+    progress = progress or (lambda text: None)
     path = Path(path)
     if format not in FORMATS:
         raise ExportError(f'format must be one of {", ".join(FORMATS)}, got {format!r}')
