@@ -21,6 +21,8 @@ MODULES = (
     'internimage.analysis',
     'internimage.export',
     'internimage.openmmlab.inference',
+    'internimage.openmmlab.predictor',
+    'internimage.openmmlab.results',
 )
 
 

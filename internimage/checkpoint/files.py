@@ -26,6 +26,7 @@ from .._compat import read_record
 from ..files import whole_file
 from .download import fetch, is_address
 from .names import official_to_ours
+from .official import official_address
 from .pickles import UnsafePickle, check_pickle, plain, safe_globals
 from .text import CheckpointError, printable
 
@@ -61,8 +62,8 @@ def read_checkpoint(path, map_location='cpu', ema: bool = False) -> dict:
 
     `path` is a file (.safetensors, or what `torch.save` wrote), a Hugging Face folder (`model.safetensors` or
     `pytorch_model.bin`, in one piece or in shards; `config.json` is returned under `'config'`), or an http(s) address
-    that is fetched once into torch's hub folder (`fetch`). Files are mapped into memory, not copied: a tensor is read
-    from the disk when it is used.
+    or the name of an official file, which are fetched once into torch's hub folder (`local_path`). Files are mapped
+    into memory, not copied: a tensor is read from the disk when it is used.
 
     The weights may be stored in the file under `'state_dict'` (OpenMMLab), `'model'` (official InternImage
     classification) or `'module'` (DeepSpeed), or be the file itself. Prefixes that all names share (`module.`,
@@ -217,7 +218,12 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def local_path(path) -> Path:
-    """`path` as a local path; the file at an http(s) address is downloaded once, see `fetch`."""
+    """`path` as a local path; the file at an http(s) address is downloaded once, see `fetch`.
+
+    The bare name of an official file, such as `mask_rcnn_internimage_t_fpn_1x_coco.pth`, stands for its address where
+    no file has that name in the current folder.
+    """
+    path = official_address(path) or path
     if is_address(path):
         return fetch(str(path))
     try:

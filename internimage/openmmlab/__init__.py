@@ -11,5 +11,7 @@ from ._compat import without_onedl_message
 with without_onedl_message():
     from . import ops  # noqa: I001  (before anything that takes operators from mmcv)
     from . import checkpoint, datasets, engine, models
+    from .predictor import Predictor
+    from .results import Results, to_coco
 
-__all__ = ['checkpoint', 'datasets', 'engine', 'models', 'ops']
+__all__ = ['Predictor', 'Results', 'checkpoint', 'datasets', 'engine', 'models', 'ops', 'to_coco']

@@ -12,9 +12,11 @@ from mmdet.visualization.palette import get_palette
 from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
-from torchvision.utils import draw_bounding_boxes
+
+from .large_images import decode_box
 
 BAND = 256  # rows that are blended at a time
+LEAST_SIDE = 480  # smaller images are enlarged before they are drawn on
 
 
 def with_palette(meta: dict) -> dict:
@@ -71,28 +73,24 @@ def draw_instances(
         masks = found.masks.masks if hasattr(found.masks, 'masks') else found.masks  # mmdet's BitmapMasks
         for i, label, shade in zip(kept, labels, shades, strict=True):
             color = np.clip(np.asarray(palette[label]) + shade, 0, 255)
-            _paint(picture, enlarged(mask_array(masks[i]), factor), color, alpha)
-    boxes = get_box_tensor(found.bboxes).detach().cpu().float() * factor
-    shown = [k for k, i in enumerate(kept) if boxes[i].isfinite().all() and (boxes[i, 2:] >= boxes[i, :2]).all()]
+            _paint(picture, *_cropped(masks[i]), factor, color, alpha)
+    boxes = get_box_tensor(found.bboxes).detach().cpu().float().numpy() * factor
+    shown = [k for k, i in enumerate(kept) if np.isfinite(boxes[i]).all() and (boxes[i, 2:] >= boxes[i, :2]).all()]
     if not shown:
         return picture
-    kept = [kept[k] for k in shown]
-    names = [classes[labels[k]] for k in shown]
-    if 'scores' in found:
-        names = [f'{name}: {100 * float(found.scores[i]):.1f}' for i, name in zip(kept, names, strict=True)]
-    drawn = draw_bounding_boxes(
-        torch.from_numpy(picture).permute(2, 0, 1),
-        boxes[kept],
-        names,
-        colors=[tuple(palette[labels[k]]) for k in shown],
-        width=max(1, _font_size(picture) // 6),
-        font=_font_file(),
-        font_size=_font_size(picture),
-        label_colors='white',
-        label_background_colors='black',
-        fill_labels=True,
-    )
-    return np.ascontiguousarray(drawn.permute(1, 2, 0).numpy())
+    width = max(1, _font_size(picture) // 6)
+    corners = boxes.clip(-1, 2 * max(picture.shape)).astype(int)  # numbers that OpenCV takes
+    for k in shown:
+        x1, y1, x2, y2 = corners[kept[k]].tolist()
+        cv2.rectangle(picture, (x1, y1), (x2, y2), tuple(map(int, palette[labels[k]])), width)
+    font = ImageFont.truetype(_font_file(), _font_size(picture))
+    for k in shown:
+        name = classes[labels[k]]
+        if 'scores' in found:
+            name += f': {100 * float(found.scores[kept[k]]):.1f}'
+        x, y, *_ = corners[kept[k]].tolist()
+        _paste(picture, _sign(name, font, 'black'), x + width, y + width)
+    return picture
 
 
 def draw_label_map(picture: np.ndarray, labels: np.ndarray, classes, palette, alpha: float = 0.5) -> np.ndarray:
@@ -106,26 +104,40 @@ def draw_label_map(picture: np.ndarray, labels: np.ndarray, classes, palette, al
     drawn = np.empty_like(picture)
     widest = np.zeros((count, 2), int)  # of each class: its pixels in the row where it has most, that row
     for top in range(0, len(labels), BAND):
-        rows = np.where(
-            (labels[top : top + BAND] >= 0) & (labels[top : top + BAND] < count), labels[top : top + BAND], count
-        )
-        drawn[top : top + BAND] = (1 - alpha) * picture[top : top + BAND] + alpha * colors[rows]
-        for row, line in enumerate(rows, top):
-            pixels = np.bincount(line, minlength=count)[:count]
-            wider = pixels > widest[:, 0]
-            widest[wider, 0], widest[wider, 1] = pixels[wider], row
-    image = Image.fromarray(drawn)
-    pen, font = ImageDraw.Draw(image), ImageFont.truetype(_font_file(), _font_size(picture))
+        band = slice(top, top + BAND)
+        rows = np.where((labels[band] >= 0) & (labels[band] < count), labels[band], count)
+        drawn[band] = cv2.addWeighted(picture[band], 1 - alpha, colors[rows], alpha, 0)
+        places = rows.astype(np.int64) + (count + 1) * np.arange(len(rows))[:, None]
+        pixels = np.bincount(places.ravel(), minlength=len(rows) * (count + 1)).reshape(len(rows), -1)[:, :count]
+        most = pixels.max(0)
+        wider = most > widest[:, 0]
+        widest[wider, 0], widest[wider, 1] = most[wider], top + pixels.argmax(0)[wider]
+    font = ImageFont.truetype(_font_file(), _font_size(picture))
     for label in np.flatnonzero(widest[:, 0])[::-1]:
         row = widest[label, 1]
         columns = np.flatnonzero(labels[row] == label)
-        left, top, right, bottom = pen.textbbox((0, 0), classes[label], font)
-        x = max(0, min(int(columns[len(columns) // 2]), picture.shape[1] - (right - left) - 5))
-        y = max(0, min(int(row), picture.shape[0] - (bottom - top) - 5))
-        outline = (x, y, x + right - left + 4, y + bottom - top + 4)
-        pen.rectangle(outline, fill=tuple(map(int, colors[label])), outline='black')
-        pen.text((x + 2 - left, y + 2 - top), classes[label], 'white', font, stroke_width=1, stroke_fill='black')
-    return np.array(image)
+        sign = _sign(classes[label], font, tuple(map(int, colors[label])), stroke=1)
+        x = max(0, min(int(columns[len(columns) // 2]), picture.shape[1] - sign.shape[1]))
+        y = max(0, min(int(row), picture.shape[0] - sign.shape[0]))
+        _paste(drawn, sign, x, y)
+    return drawn
+
+
+def _sign(text: str, font, background, stroke: int = 0) -> np.ndarray:
+    """White text in a black frame, (h, w, 3) uint8."""
+    left, top, right, bottom = map(round, font.getbbox(text))
+    image = Image.new('RGB', (right - left + 5, bottom - top + 5), background)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 0, image.width - 1, image.height - 1), outline='black')
+    pen.text((2 - left, 2 - top), text, 'white', font, stroke_width=stroke, stroke_fill='black')
+    return np.asarray(image)
+
+
+def _paste(picture: np.ndarray, patch: np.ndarray, x: int, y: int) -> None:
+    """Puts the patch into the picture, in place, its corner at (x, y); what lies outside is left out."""
+    x, y = max(x, 0), max(y, 0)
+    space = picture[y : y + patch.shape[0], x : x + patch.shape[1]]
+    space[:] = patch[: space.shape[0], : space.shape[1]]
 
 
 def mask_array(mask) -> np.ndarray:
@@ -140,21 +152,46 @@ def enlarged(array: np.ndarray, factor: int) -> np.ndarray:
     return array if factor == 1 else array.repeat(factor, 0).repeat(factor, 1)
 
 
-def _paint(picture: np.ndarray, mask: np.ndarray, color: np.ndarray, alpha: float) -> None:
-    """Blends the color into the picture where the mask is, in place, and outlines it in white."""
+def enlarged_picture(image: np.ndarray, least_side: int) -> tuple[np.ndarray, int]:
+    """An image (H, W, 3) uint8 BGR in RGB, enlarged by the least whole factor after which its longer side has
+    `least_side` pixels; and that factor."""
+    picture = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    factor = -(-least_side // max(picture.shape[:2])) or 1
+    if factor > 1:
+        size = picture.shape[1] * factor, picture.shape[0] * factor
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC)
+    return picture, factor
+
+
+def _cropped(mask) -> tuple[np.ndarray, int, int]:
+    """A mask in any form `mask_array` takes: the box around it, (h, w) uint8, and the row and column of its corner."""
+    if isinstance(mask, dict):
+        return decode_box(mask)
+    mask = mask_array(mask)
     rows = np.flatnonzero(mask.any(1))
     if not len(rows):
-        return
+        return np.zeros((0, 0), np.uint8), 0, 0
     top, bottom = rows[0], rows[-1] + 1
     columns = np.flatnonzero(mask[top:bottom].any(0))
-    box = slice(top, bottom), slice(columns[0], columns[-1] + 1)
-    mask = np.ascontiguousarray(mask[box])
-    part = picture[box]
-    part[mask] = (1 - alpha) * part[mask] + alpha * color
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    outlined = np.ascontiguousarray(part)
-    cv2.drawContours(outlined, contours, -1, (255, 255, 255), max(1, _font_size(picture) // 12))
-    picture[box] = outlined
+    left, right = columns[0], columns[-1] + 1
+    return np.ascontiguousarray(mask[top:bottom, left:right]).view(np.uint8), top, left
+
+
+def _paint(picture: np.ndarray, mask, top: int, left: int, factor: int, color: np.ndarray, alpha: float) -> None:
+    """Blends the color into the picture where the mask is, in place, and outlines it in white.
+
+    The mask (h, w) uint8 has its corner at (`top`, `left`) of the image of which the picture is an enlargement.
+    """
+    if not mask.size:
+        return
+    mask = enlarged(mask, factor)
+    box = slice(top * factor, top * factor + mask.shape[0]), slice(left * factor, left * factor + mask.shape[1])
+    part = np.ascontiguousarray(picture[box])
+    table = (1 - alpha) * np.arange(256)[:, None] + alpha * color
+    cv2.copyTo(cv2.LUT(part, table.round().astype(np.uint8)[None]), mask, part)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(part, contours, -1, (255, 255, 255), max(1, _font_size(picture) // 12))
+    picture[box] = part
 
 
 def _label_map(pixels, factor: int) -> np.ndarray:

@@ -1,11 +1,15 @@
-"""Reading images of any kind that `predict` takes as 8 bits per channel in BGR."""
+"""Reading images of any kind that `predict` and `Predictor` take as 8 bits per channel in BGR; writing images."""
 
+import glob
+import http.client
 import os
 import stat
+import urllib.request
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from mmengine.logging import print_log
 from PIL import Image, ImageOps
 
@@ -13,9 +17,11 @@ from ..errors import UserError
 from ..files import whole_file
 
 EXPECTED = (
-    'expected a file name, a PIL image, the bytes of an image file, or a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA, '
-    '(H, W) or (H, W, 1) gray'
+    'expected a file name, an http(s) address, a PIL image, the bytes of an image file, or a uint8 array: (H, W, 3) '
+    'BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1) gray'
 )
+TIMEOUT = 60  # seconds without a byte from an address
+LARGEST_FILE = 2**28  # bytes fetched from an address
 
 
 class ImageError(UserError, ValueError):
@@ -30,6 +36,7 @@ def read_image(image) -> np.ndarray:
     - a file name. The picture is turned upright by its EXIF orientation; gray is repeated and alpha dropped; of
       16 bits per channel the upper 8 are taken, or, where no value is above 4095, the upper 8 of 12 bits (such files
       come from cameras of 12 bits), which is logged;
+    - the http(s) address of such a file, fetched at every call;
     - the bytes of such a file;
     - a PIL image of any mode that PIL converts to RGB, turned upright likewise;
     - a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA, whose alpha is dropped, (H, W) or (H, W, 1) gray.
@@ -40,6 +47,8 @@ def read_image(image) -> np.ndarray:
     Raises:
         ImageError: the file does not exist or is not an image; the object is none of these.
     """
+    if is_image_address(image):
+        return decode_image(_fetched(image), image)
     if isinstance(image, (str, os.PathLike)):
         return decode_image(_file_bytes(Path(image)), str(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -52,6 +61,78 @@ def read_image(image) -> np.ndarray:
     if hasattr(image, 'shape') and hasattr(image, 'dtype'):
         what += f' of shape {tuple(image.shape)} and dtype {image.dtype}'
     raise ImageError(f'not an image: {what}; {EXPECTED}')
+
+
+def as_image(image, channels: str | None = None) -> np.ndarray:
+    """What `read_image` takes, or one tensor, as (H, W, 3) uint8, BGR.
+
+    A tensor is (3, H, W), of uint8 or of floating point from 0 to 1, on any device.
+
+    Args:
+        channels: the order of the channels of arrays and tensors, 'bgr' or 'rgb'; default: arrays are BGR, as OpenCV
+            reads them, tensors RGB, as torchvision does. Files and PIL images know their own.
+
+    Raises:
+        ImageError: as `read_image`; a tensor of another shape or type, or with values outside 0 to 1.
+    """
+    if channels not in (None, 'bgr', 'rgb'):
+        raise ValueError(f"channels must be 'bgr' or 'rgb', got {channels!r}")
+    if isinstance(image, torch.Tensor):
+        image, channels = _from_tensor(image), channels or 'rgb'
+    elif not isinstance(image, np.ndarray):
+        return read_image(image)
+    picture = read_image(image)
+    return np.ascontiguousarray(picture[..., ::-1]) if channels == 'rgb' else picture
+
+
+def _from_tensor(image: torch.Tensor) -> np.ndarray:
+    """(3, H, W) as an array (H, W, 3) of uint8."""
+    kind = f'tensor of shape {tuple(image.shape)} and dtype {image.dtype}'
+    taken = image.dtype == torch.uint8 or image.is_floating_point()
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not taken:
+        raise ImageError(f'not an image: {kind}; expected (3, H, W), uint8 or floating point from 0 to 1')
+    image = image.detach()
+    if image.is_floating_point():
+        image = image.float()
+        least, most = float(image.min()), float(image.max())
+        if not (least >= 0 and most <= 1):  # NaN too
+            raise ImageError(f'not an image: {kind} and values from {least:g} to {most:g}; expected 0 to 1')
+        image = (image * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def is_image_address(image) -> bool:
+    return isinstance(image, str) and image.startswith(('http://', 'https://'))
+
+
+def _fetched(address: str) -> bytes:
+    request = urllib.request.Request(address, headers={'User-Agent': 'internimage'})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            content = response.read(LARGEST_FILE + 1)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ImageError(f'{address}: cannot be fetched: {" ".join(str(error).split())}') from error
+    if len(content) > LARGEST_FILE:
+        raise ImageError(f'{address}: more than {LARGEST_FILE / 2**20:.0f} MiB; fetch it and name the local file')
+    return content
+
+
+def find_files(pattern) -> list[Path]:
+    """The files that the name of a file, a folder (its visible files) or a glob stands for, sorted.
+
+    Raises:
+        ImageError: there is none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        found = [child for child in path.iterdir() if child.is_file() and not child.name.startswith('.')]
+    elif path.exists():
+        found = [path]
+    else:
+        found = [Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match)]
+    if not found:
+        raise ImageError(f'no file found for {pattern}')
+    return sorted(found)
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -139,5 +220,10 @@ def write_image(image: np.ndarray, path) -> None:
         _, content = cv2.imencode(path.suffix, image)
     except cv2.error as error:
         raise ImageError(f'{path}: no image format for {image.dtype} of shape {image.shape}') from error
+    write_bytes(content, path)
+
+
+def write_bytes(content, path: Path) -> None:
+    """Writes all of `content` to `path`, or leaves what is there; makes its folder."""
     with whole_file(path) as part:
         part.write_bytes(content)

@@ -38,9 +38,14 @@ def save_memory(model: nn.Module, rle_masks: bool = True) -> None:
             module._predict_by_feat_single = partial(_run_lengths, module, rle_masks)
 
 
-def run_length(mask: np.ndarray) -> dict:
-    """One mask (H, W) bool as pycocotools encodes it: `size` and `counts` (bytes). Only the box around it is walked."""
-    height, width = mask.shape
+def run_length(mask: np.ndarray, size: tuple[int, int] | None = None, origin: tuple[int, int] = (0, 0)) -> dict:
+    """One mask (h, w) bool as pycocotools encodes it: `size` and `counts` (bytes). Only the box around it is walked.
+
+    Args:
+        size: (H, W) of the image of which `mask` is a part; default: `mask` is of the whole image.
+        origin: row and column of the image at which that part begins.
+    """
+    height, width = size or mask.shape
     rows = np.flatnonzero(mask.any(1))
     if not len(rows):
         return coco_mask.frPyObjects({'size': [height, width], 'counts': [height * width]}, height, width)
@@ -50,13 +55,50 @@ def run_length(mask: np.ndarray) -> dict:
     # Column after column, where the mask begins and where it ends, counted in the column-major image.
     padded = np.pad(mask[top:bottom, left:right].T, ((0, 0), (1, 1)))
     column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    changes = (left + column) * height + top + row
+    changes = (origin[1] + left + column) * height + origin[0] + top + row
     # A run that ends at the bottom of a column and continues at the top of the next one is one run.
     values, times = np.unique(changes, return_counts=True)
     changes = values[times == 1]
     counts = np.diff(changes, prepend=0, append=height * width)
     counts = counts[: len(counts) - (counts[-1] == 0)]
     return coco_mask.frPyObjects({'size': [height, width], 'counts': counts.tolist()}, height, width)
+
+
+def decode_box(code: dict) -> tuple[np.ndarray, int, int]:
+    """The part of a run-length code's mask that is not empty: (h, w) uint8 of 0 and 1, and its first row and column.
+
+    `pycocotools.mask.decode` fills an array of the image's size for each mask.
+    """
+    height = code['size'][0]
+    ends = np.cumsum(_counts(code['counts']))
+    starts, ends = ends[:-1:2], ends[1::2]  # in the column-major image, of the runs of ones
+    filled = ends > starts
+    starts, ends = starts[filled], ends[filled]
+    if not len(starts):
+        return np.zeros((0, 0), np.uint8), 0, 0
+    left, right = starts[0] // height, (ends[-1] - 1) // height + 1
+    columns = np.zeros((right - left) * height, np.uint8)
+    for start, end in zip((starts - left * height).tolist(), (ends - left * height).tolist(), strict=True):
+        columns[start:end] = 1
+    columns = columns.reshape(right - left, height)
+    rows = np.flatnonzero(columns.any(0))
+    top, bottom = rows[0], rows[-1] + 1
+    return np.ascontiguousarray(columns[:, top:bottom].T), int(top), int(left)
+
+
+def _counts(counts) -> np.ndarray:
+    """The lengths of the runs, of zeros first, from the text in which COCO stores them: five bits a character, least
+    first, with a sign; from the fourth on differences to the one two before."""
+    text = counts.encode() if isinstance(counts, str) else counts
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(digits < 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = 5 * (np.arange(len(digits)) - np.repeat(first, last - first + 1))
+    values = np.add.reduceat((digits & 31) << place, first)
+    values -= np.where(digits[last] & 16, np.int64(32) << place[last], 0)
+    for parity in (1, 2):  # of those from the second and third on
+        values[parity::2] = np.cumsum(values[parity::2])
+    return values
 
 
 def _label_maps(model: BaseSegmentor, seg_logits: Tensor, data_samples=None) -> list:

@@ -1,33 +1,40 @@
-"""Run a trained model on images.
+"""Run a trained model on images and videos.
 
     internimage infer IMAGES CONFIG CHECKPOINT [--out-dir DIR] [--score-thr 0.3] [--device cpu] [--cfg-options ...]
 
-IMAGES is one image, a folder or a glob. A detector writes a drawing <name>.png per image and one predictions.json; a
-segmentation model a drawing <name>.png and a <name>_labels.png, whose pixels are class indices, per image.
+IMAGES is an image, a folder, a glob, an http(s) address, a video file or `camera:0`. A detector writes a drawing
+<name>.png per image and one predictions.json; a segmentation model a drawing <name>.png and a <name>_labels.png, whose
+pixels are class indices, per image. Of a video the drawing is a video, <name>.mp4.
 
 An image that fails is named and left out, and the exit code is 1. If the run is interrupted, predictions.json holds the
 images that are done; if it is killed, they are in predictions.part.jsonl, one per line.
 """
 
 import argparse
-import glob
 import json
 import os
 import sys
+from contextlib import closing
 from itertools import chain, count
 from pathlib import Path
 
 import cv2
 import mmengine
-import numpy as np
 import torch
-from torch import nn
 
 from ...files import whole_file
 from ..cfg_options import CfgOptions
-from ..images import write_image
-from ..inference import ImageError, describe, draw, load_model, predict, read_image
-from .common import UserError, blame, check_writable, load_config, one_line_errors
+from ..images import find_files, is_image_address, write_bytes, write_image
+from ..inference import ImageError, read_image
+from ..predictor import Predictor
+from ..predictor import find_device as _find_device
+from ..results import Results, to_coco
+from ..tiles import check_tiles
+from ..video import VideoReader, is_video
+from .common import UserError, blame, check_writable, load_config, one_line_errors, write_whole
+
+FORMATS = ('coco', 'labelme', 'yolo')
+CAMERA = 'camera:'
 
 
 @one_line_errors
@@ -35,68 +42,162 @@ def main() -> None:
     args = parse_args()
     if not 0 <= args.score_thr <= 1:
         raise UserError(f'--score-thr {args.score_thr:g} must be between 0 and 1')
-    files = find_files(args.images)
+    if args.batch_size < 1:
+        raise UserError(f'--batch-size {args.batch_size} must be at least 1')
+    with blame('--tile, --overlap'):
+        check_tiles(args.tile, args.overlap)
+    sources = find_sources(args.images)
     out_dir = Path(args.out_dir)
-    if any(file.parent.resolve() == out_dir.resolve() for file in files):
+    if any(isinstance(source, Path) and source.parent.resolve() == out_dir.resolve() for source in sources):
         raise UserError(f'--out-dir {out_dir} is the folder of the images: drawings could overwrite them')
     check_writable(out_dir, '--out-dir')
-    device = find_device(args.device)
+    find_device(args.device)
     cfg = load_config(args.config, args.cfg_options)
     with blame(f'config {args.config}: model'):
-        model = load_model(cfg, args.checkpoint, device)
+        predictor = Predictor(
+            cfg, args.checkpoint, args.device, args.dtype, batch_size=args.batch_size, tta=args.tta
+        )  # fmt: skip
 
-    results, done, skipped, failed, names = Records(out_dir / 'predictions.json'), 0, 0, 0, set()
-    progress = mmengine.ProgressBar(len(files), file=sys.stdout)
+    run = Run(predictor, out_dir, args)
     try:
-        for file in files:
-            try:
-                image = read_image(file)
-                drawn, labels, record = infer(model, file, image, args.score_thr)
-            except ImageError as error:
-                print(f'\nskipped {error}', file=sys.stderr)
-                skipped += 1
-            except Exception as error:  # of any kind: the other images are still done
-                print(f'\nfailed {file}: {one_line(error)}', file=sys.stderr)
-                failed += 1
-            else:
-                name = unique(file, names)
-                write_image(drawn, out_dir / f'{name}.png')
-                if labels is not None:
-                    write_image(labels, out_dir / f'{name}_labels.png')
-                else:
-                    results.add(record)
-                done += 1
-            progress.update()
-        print()
+        run.all(sources)
     except OSError as error:
         raise UserError(
-            f'{error.filename or out_dir}: {error.strerror}; {done} of {len(files)} images are done'
+            f'{error.filename or out_dir}: {error.strerror}; {run.done} of {len(sources)} images are done'
         ) from error
     except KeyboardInterrupt:
-        print(f'\ninterrupted: {done} of {len(files)} images are done', file=sys.stderr)
+        print(f'\ninterrupted: {run.done} of {len(sources)} images are done', file=sys.stderr)
         sys.exit(130)
     finally:
-        results.close()
+        run.close()
 
-    if skipped == len(files):
-        raise UserError(f'none of the {len(files)} files of {" ".join(args.images)} is an image')
-    if not done:
-        raise UserError(f'no image was done: {skipped} skipped, {failed} failed')
-    print(f'{done} images done, {skipped} skipped, {failed} failed; results in {out_dir}')
-    if failed:
+    if run.skipped == len(sources):
+        raise UserError(f'none of the {len(sources)} files of {" ".join(args.images)} is an image')
+    if not run.done:
+        raise UserError(f'no image was done: {run.skipped} skipped, {run.failed} failed')
+    print(f'{run.done} images done, {run.skipped} skipped, {run.failed} failed; results in {out_dir}')
+    if run.failed:
         sys.exit(1)
 
 
-def infer(model: nn.Module, file: Path, image: np.ndarray, score_thr: float) -> tuple:
-    """The drawing (BGR), and the label map of a segmentor or the record of a detector; the other is None."""
-    result = predict(model, image, rle_masks=True)
-    classes = model.dataset_meta['classes']
-    drawn = cv2.cvtColor(draw(model, image, result, score_thr), cv2.COLOR_RGB2BGR)
-    if 'pred_sem_seg' in result:
-        pixel = np.uint8 if len(classes) <= 256 else np.uint16
-        return drawn, result.pred_sem_seg.data[0].cpu().numpy().astype(pixel), None
-    predictions = describe(result, classes, score_thr)
-    return drawn, None, dict(file=str(file), size=list(image.shape[:2]), predictions=predictions)
+class Run:
+    """What is done with each image, and how many there were."""
+
+    def __init__(self, predictor: Predictor, out_dir: Path, args: argparse.Namespace):
+        self.predictor, self.out_dir, self.args = predictor, out_dir, args
+        self.options = dict(score_thr=args.score_thr, tile=args.tile, overlap=args.overlap)
+        self.records, self.coco = Records(out_dir / 'predictions.json'), []
+        self.names, self.done, self.skipped, self.failed = set(), 0, 0, 0
+
+    def all(self, sources: list) -> None:
+        self.progress = mmengine.ProgressBar(sum(map(frames, sources)), file=sys.stdout)
+        batch = []
+        for source in sources:
+            if is_video(source) or isinstance(source, int):
+                self.attempt(source, lambda source=source: self.video(source))
+                continue
+            try:
+                batch.append((source, read_image(source)))
+            except ImageError as error:
+                self.skip(error)
+                self.progress.update()
+            if len(batch) == self.args.batch_size:
+                self.images(batch)
+                batch = []
+        self.images(batch)
+        print()
+
+    def images(self, batch: list[tuple]) -> None:
+        """Predicts the batch at once; where that fails, one image at a time."""
+        if len(batch) > 1:
+            try:
+                results = predict(self.predictor, [image for _, image in batch], **self.options)
+            except Exception:
+                results = [None] * len(batch)
+        else:
+            results = [None] * len(batch)
+        for (source, image), result in zip(batch, results, strict=True):
+            self.attempt(source, lambda s=source, i=image, r=result: self.image(s, i, r))
+            self.progress.update()
+
+    def image(self, source, image, result: Results | None) -> None:
+        if result is None:
+            (result,) = predict(self.predictor, [image], **self.options)
+        result.path = str(source)
+        drawn = cv2.cvtColor(result.plot(self.args.score_thr), cv2.COLOR_RGB2BGR)
+        name = unique(Path(str(source).split('?')[0]), self.names)
+        write_image(drawn, self.out_dir / f'{name}.png')
+        if result.label_map is not None:
+            write_image(result.label_map, self.out_dir / f'{name}_labels.png')
+        self.record(result, name)
+        self.done += 1
+
+    def video(self, source) -> None:
+        name = unique(Path(f'camera{source}' if isinstance(source, int) else source), self.names)
+        out = self.out_dir / f'{name}.mp4'
+        with closing(self.predictor.video(source, out, draw_thr=self.args.score_thr, **self.options)) as results:
+            for result in results:
+                if result.label_map is not None:
+                    write_image(result.label_map, self.out_dir / f'{name}_{result.frame:06}_labels.png')
+                self.record(result, f'{name}_{result.frame:06}')
+                self.progress.update()
+        self.done += 1
+
+    def attempt(self, source, step) -> None:
+        """Takes the step; an error of any kind is said, and the other images are still done."""
+        try:
+            step()
+        except ImageError as error:
+            self.skip(error)
+        except OSError:  # of the outputs
+            raise
+        except Exception as error:
+            self.fail(source, error)
+
+    def skip(self, error: ImageError) -> None:
+        print(f'\nskipped {error}', file=sys.stderr)
+        self.skipped += 1
+
+    def fail(self, source, error: Exception) -> None:
+        print(f'\nfailed {source}: {one_line(error)}', file=sys.stderr)
+        self.failed += 1
+
+    def record(self, result: Results, name: str) -> None:
+        if result.label_map is None:
+            frame = {} if result.frame is None else {'frame': result.frame}
+            predictions = result.records()
+            self.records.add(dict(file=result.path, **frame, size=list(result.shape), predictions=predictions))
+        if 'coco' in self.args.format:
+            self.coco.append(result)
+            result.forget_image()
+        if 'labelme' in self.args.format:
+            content = result.to_labelme()
+            if result.frame is None and os.path.exists(result.path):  # LabelMe looks for it beside its own file
+                content['imagePath'] = os.path.relpath(result.path, self.out_dir)
+            write_bytes(json.dumps(content).encode(), self.out_dir / f'{name}.json')
+        if 'yolo' in self.args.format:
+            write_bytes(result.to_yolo().encode(), self.out_dir / f'{name}.txt')
+
+    def close(self) -> None:
+        self.records.close()
+        if self.coco:
+            write_whole(to_coco(self.coco), self.out_dir / 'coco.json')
+        if self.done and 'yolo' in self.args.format:
+            write_bytes('\n'.join((*self.predictor.names, '')).encode(), self.out_dir / 'classes.txt')
+
+
+def predict(predictor: Predictor, images: list, **options) -> list[Results]:
+    return predictor.predict(images, **options)
+
+
+def frames(source) -> int:
+    """How many steps of the progress bar a source takes."""
+    if not is_video(source):
+        return 1
+    try:
+        return VideoReader(source).frames or 1
+    except ImageError:
+        return 1  # is said later
 
 
 class Records:
@@ -130,21 +231,18 @@ def one_line(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
 
 
-def find_files(patterns: list[str]) -> list[Path]:
-    """The files that images, folders (their visible files) and globs name, sorted within each."""
-    files = []
+def find_sources(patterns: list[str]) -> list:
+    """The addresses, the files that images, folders (their visible files) and globs name, sorted within each, and the
+    numbers of cameras."""
+    sources = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
-        if path.is_dir():
-            found = [child for child in path.iterdir() if child.is_file() and not child.name.startswith('.')]
-        elif path.exists():
-            found = [path]
+        if is_image_address(pattern):
+            sources.append(pattern)
+        elif pattern.startswith(CAMERA) and pattern.removeprefix(CAMERA).isdecimal():
+            sources.append(int(pattern.removeprefix(CAMERA)))
         else:
-            found = [Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match)]
-        if not found:
-            raise UserError(f'no file found for {pattern}')
-        files += sorted(found)
-    return files
+            sources += find_files(pattern)
+    return sources
 
 
 def find_device(name: str) -> torch.device:
@@ -154,11 +252,9 @@ def find_device(name: str) -> torch.device:
         UserError: there is no such device.
     """
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {name}: {str(error).splitlines()[0]}') from error
-    return device
+        return _find_device(name)
+    except ValueError as error:
+        raise UserError(f'--{error}') from error
 
 
 def unique(file: Path, taken: set[str]) -> str:
@@ -171,7 +267,7 @@ def unique(file: Path, taken: set[str]) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('images', nargs='+', help='an image, a folder or a glob')
+    parser.add_argument('images', nargs='+', help='an image, a folder, a glob, an http(s) address, a video or camera:0')
     parser.add_argument('config')
     parser.add_argument('checkpoint')
     parser.add_argument('--out-dir', default='outputs', help='folder for the results (default: %(default)s)')
@@ -182,6 +278,20 @@ def parse_args() -> argparse.Namespace:
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)',
+    )
+    parser.add_argument('--dtype', choices=('float32', 'float16', 'bfloat16'), help='of the network')
+    parser.add_argument('--batch-size', type=int, default=1, help='images that run together (default: %(default)s)')
+    parser.add_argument('--tile', type=int, metavar='PIXELS', help='predict large images in tiles of this side')
+    parser.add_argument(
+        '--overlap', type=float, default=0.2, help='part of its side that a tile shares with the next (%(default)s)'
+    )
+    parser.add_argument('--tta', action='store_true', help='average several views of each image')
+    parser.add_argument(
+        '--format',
+        nargs='+',
+        default=[],
+        choices=FORMATS,
+        help='write the results in these formats, too: coco.json, <name>.json of LabelMe, <name>.txt of YOLO',
     )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
