@@ -79,7 +79,7 @@ def draw_instances(
     if not shown:
         return picture
     width = max(1, _font_size(picture) // 6)
-    corners = boxes.clip(-1, 2 * max(picture.shape)).astype(int)  # numbers that OpenCV takes
+    corners = np.nan_to_num(boxes).clip(-1, 2 * max(picture.shape)).astype(int)  # numbers that OpenCV takes
     for k in shown:
         x1, y1, x2, y2 = corners[kept[k]].tolist()
         cv2.rectangle(picture, (x1, y1), (x2, y2), tuple(map(int, palette[labels[k]])), width)

@@ -31,7 +31,7 @@ from ..predictor import find_device as _find_device
 from ..results import Results, to_coco
 from ..tiles import check_tiles
 from ..video import VideoReader, is_video
-from .common import UserError, blame, check_writable, load_config, one_line_errors, write_whole
+from .common import UserError, blame, check_writable, load_config, one_line_errors
 
 FORMATS = ('coco', 'labelme', 'yolo')
 CAMERA = 'camera:'
@@ -181,7 +181,7 @@ class Run:
     def close(self) -> None:
         self.records.close()
         if self.coco:
-            write_whole(to_coco(self.coco), self.out_dir / 'coco.json')
+            write_bytes(json.dumps(to_coco(self.coco)).encode(), self.out_dir / 'coco.json')
         if self.done and 'yolo' in self.args.format:
             write_bytes('\n'.join((*self.predictor.names, '')).encode(), self.out_dir / 'classes.txt')
 
