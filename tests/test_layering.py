@@ -12,7 +12,18 @@ CORE = {'torch', 'timm', 'safetensors', 'numpy', 'ops_dcnv3', 'internimage'}
 OPENMMLAB = {'mmengine', 'mmcv', 'mmdet', 'mmseg'}
 WITH_OPENMMLAB = OPENMMLAB | {'torchvision', 'cv2', 'pycocotools', 'faster_coco_eval', 'PIL'}
 # Optional packages, imported inside the functions that need them.
-OPTIONAL = {'torchvision', 'matplotlib', 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'cv2', 'PIL', 'supervision', 'gradio'}
+OPTIONAL = {
+    'torchvision',
+    'matplotlib',
+    'onnx',
+    'onnxscript',
+    'onnxruntime',
+    'openvino',
+    'cv2',
+    'PIL',
+    'supervision',
+    'gradio',
+}
 # Copied beside an exported file, to run it without this project: the only import is the other way round, of its path.
 STANDALONE = ROOT / 'internimage' / 'export' / 'run_onnx.py'
 
