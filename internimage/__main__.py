@@ -18,12 +18,13 @@ COMMANDS = {
         'convert a checkpoint to the names of this project, or back to the official ones',
     ),
     'analyze': ('internimage.openmmlab.cli.analyze', 'parameters, FLOPs and memory of a config'),
+    'analyze-support': ('internimage.openmmlab.cli.analyze_support', 'show what a trained model looks at'),
     'draw-bins': ('internimage.openmmlab.cli.draw_bins', 'draw the bins of deformable RoI pooling'),
     'benchmark': ('internimage.benchmark', 'time operators, layers and networks against their peers'),
     'model-pages': ('internimage.openmmlab.cli.model_pages', 'write the model pages of the configs, in a checkout'),
     'demo': ('internimage.openmmlab.cli.demo', 'train, evaluate and run two small models on generated data'),
 }
-USAGE = 'usage: internimage COMMAND ...\n\n' + '\n'.join(f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items())
+USAGE = 'usage: internimage COMMAND ...\n\n' + '\n'.join(f'  {name:<15} {text}' for name, (_, text) in COMMANDS.items())
 
 
 def main(command: str | None = None) -> int | None:

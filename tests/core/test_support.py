@@ -13,6 +13,7 @@ from internimage.analysis import (
     SupportError,
     effective_receptive_field,
     effective_sampling_locations,
+    layer_points,
     offset_numbers,
     salient_region,
 )
@@ -445,3 +446,14 @@ class TestBadInput:
         for image in (self.image[0], self.image.to(torch.uint8), np.zeros((1, 3, 4, 4))):
             with pytest.raises(SupportError, match=r'tensor \(1, 3, H, W\)'):
                 effective_receptive_field(Deformable(), image, FeatureNode('dcn', (1, 1)))
+
+
+def test_the_points_of_a_layer_at_a_pixel():
+    model = Deformable((0.5, -0.25), strides=(2,))
+    (points,) = layer_points(model, torch.rand(1, 3, 16, 24), (9.2, 6.6))
+    # The nearest window is that of the map's pixel (5, 3), of which the middle is at (10, 6).
+    expected = [(10 + 2 * dx, 6 + 2 * dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
+    np.testing.assert_allclose(points.regular, expected, atol=1e-5)
+    np.testing.assert_allclose(points.places - points.regular, [(1, -0.5)] * 9, atol=1e-5)
+    np.testing.assert_allclose(points.weights, 1 / 9, rtol=1e-5)
+    assert points.layer == 'dcn'

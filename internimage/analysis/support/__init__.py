@@ -2,7 +2,7 @@
 
 from .layers import register_layer
 from .nodes import BoxNode, FeatureNode, ScoreNode, SupportError
-from .offsets import OffsetNumbers, offset_numbers
+from .offsets import LayerPoints, OffsetNumbers, layer_points, offset_numbers
 from .views import (
     ReceptiveField,
     SalientRegion,
@@ -15,6 +15,7 @@ from .views import (
 __all__ = [
     'BoxNode',
     'FeatureNode',
+    'LayerPoints',
     'OffsetNumbers',
     'ReceptiveField',
     'SalientRegion',
@@ -23,6 +24,7 @@ __all__ = [
     'SupportError',
     'effective_receptive_field',
     'effective_sampling_locations',
+    'layer_points',
     'offset_numbers',
     'register_layer',
     'salient_region',

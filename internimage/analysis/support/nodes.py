@@ -38,8 +38,8 @@ class FeatureNode(_Node):
     """A pixel of the feature map that the module ``module_name`` gives: the one whose cell holds ``point``, (x, y) in
     pixels of the image. Its response is the vector of all channels.
 
-    The map is the module's first one where it gives several, unless ``index`` says which. The model is run no further
-    than this module.
+    The map is the module's first one where it gives several, unless ``index`` says which. The model is run by ``run``,
+    ``model(images)`` where None, and no further than this module.
 
     Raises (on call):
         SupportError: the point is outside the image, there is no such module, or it gives no feature map.
@@ -48,10 +48,11 @@ class FeatureNode(_Node):
     module_name: str
     point: tuple[float, float]
     index: int = 0
+    run: Callable[[nn.Module, Tensor], object] | None = None
 
     def batch(self, model: nn.Module, images: Tensor) -> Tensor:
         row, column = _inside(self.point, images)
-        feature = feature_map(model, images, self.module_name, self.index)
+        feature = feature_map(model, images, self.module_name, self.index, self.run)
         height, width = feature.shape[2:]
         return feature[:, :, row * height // images.shape[2], column * width // images.shape[3]]
 
@@ -127,7 +128,7 @@ def responses(model: nn.Module, images: Tensor, node: Node) -> Tensor:
     return torch.stack([node(model, image[None]).reshape(-1) for image in images])
 
 
-def feature_map(model: nn.Module, images: Tensor, name: str, index: int = 0) -> Tensor:
+def feature_map(model: nn.Module, images: Tensor, name: str, index: int = 0, run: Callable | None = None) -> Tensor:
     """(B, C, H, W): what the module called `name` gives when the model is run, which stops there."""
     module, found = find_module(model, name), []
 
@@ -137,7 +138,7 @@ def feature_map(model: nn.Module, images: Tensor, name: str, index: int = 0) -> 
 
     handle = module.register_forward_hook(keep)
     try:
-        model(images)
+        run(model, images) if run else model(images)
     except _Reached:
         pass
     finally:

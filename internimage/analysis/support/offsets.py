@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +56,60 @@ def offset_numbers(
                 for group, numbers in enumerate(_by_group(said, recorder.geometry)):
                     parts.setdefault((call.name, group), []).append(numbers)
     return [_joined(name, group, part) for (name, group), part in parts.items()]
+
+
+@dataclass
+class LayerPoints:
+    """Where one layer samples for one pixel of its output.
+
+    Attributes:
+        layer: its name.
+        places (G * P, 2): of the samples, (x, y) in pixels of the image, as in SamplingLocations.
+        regular (G * P, 2): the places without offsets.
+        weights (G * P,): modulation.
+    """
+
+    layer: str
+    places: np.ndarray
+    regular: np.ndarray
+    weights: np.ndarray
+
+
+def layer_points(
+    model: nn.Module,
+    image: Tensor,
+    point: tuple[float, float],
+    node: Node | None = None,
+    layers: Sequence[str] | None = None,
+) -> list[LayerPoints]:
+    """Where each layer samples for its output pixel whose window is nearest to ``point``, (x, y) in pixels of the image
+    (1, 3, H, W); layers without output pixels, such as RoI pools and attention, are left out.
+
+    Arguments and errors as in :func:`offset_numbers`.
+    """
+    check_image(image)
+    found = []
+    with frozen(model), torch.no_grad():
+        with Recorder(model, image, layers) as recorder:
+            (node or _run)(model, image)
+        for call in recorder.calls:
+            said = call.samplings[0]
+            if said.weights.dim() != 5 or len(said.weights) != 1 or said.regular.dim() > 5:
+                continue
+            scale, shift = recorder.geometry.of(said.size, said.offset)
+            regular = said.regular.expand(said.locations[0].shape) * scale + shift
+            middle = regular.mean(dim=(2, 3))
+            row, column = divmod(int((middle - middle.new_tensor(point)).norm(dim=-1).argmin()), middle.shape[1])
+            places = said.locations[0, row, column] * scale + shift
+            found.append(
+                LayerPoints(
+                    call.name,
+                    places.flatten(0, 1).cpu().numpy(),
+                    regular[row, column].flatten(0, 1).cpu().numpy(),
+                    said.weights[0, row, column].flatten().cpu().numpy(),
+                )
+            )
+    return found
 
 
 def _run(model: nn.Module, image: Tensor):

@@ -314,6 +314,7 @@ def effective_sampling_locations(
                 by_target, by_output = gradients[i], gradients[len(calls) + i]
                 by_place += [gradient.square().sum(-1) for gradient in call.by_location(by_target)]
                 touched = (by_output != 0).any(call.samplings[0].channels)
+                touched = touched.reshape(call.samplings[0].weights.shape[:-2])
                 reached[i] = touched if reached[i] is None else reached[i] | touched
             squares.add(by_place)
         norms = squares.norms()
@@ -382,6 +383,7 @@ class Recorder:
             target = predicted.pop() if is_deformable(layer) else output
             if output.requires_grad or not torch.is_grad_enabled():
                 self.calls.append(_Call(name, layer, inputs, options, target, output))
+            return output.clone()  # what follows may work in place
 
         return keep
 
