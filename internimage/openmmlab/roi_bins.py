@@ -10,7 +10,7 @@ import torch
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor, nn
 
-from ops_dcnv3 import DeformPSRoIPoolPack, DeformRoIPoolPack, ModulatedDeformRoIPoolPack, ps_roi_pool
+from ops_dcnv3 import DeformRoIPoolPack, Sampling
 
 from .inference import predict, read_image
 from .models import RFCNHead
@@ -54,17 +54,8 @@ def roi_bins(model: nn.Module, image, score_thr: float = 0.3, max_boxes: int = 6
     batch = model.data_preprocessor(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))
     scale = found.bboxes.new_tensor(batch['data_samples'][0].scale_factor)  # (x, y)
     rois = bbox2roi([found.bboxes * scale.repeat(2)])
-    offset, weights = pool(model.extract_feat(batch['inputs']), rois, found.labels)
-
-    size = (found.bboxes[:, 2:] - found.bboxes[:, :2])[:, None, None]  # (K, 1, 1, 2)
-    bins_y, bins_x = offset.shape[2:]
-    y, x = torch.meshgrid(
-        (torch.arange(bins_y, device=size.device) + 0.5) / bins_y,
-        (torch.arange(bins_x, device=size.device) + 0.5) / bins_x,
-        indexing='ij',
-    )
-    regular = found.bboxes[:, None, None, :2] + torch.stack([x, y], dim=-1) * size
-    shifted = regular + offset.permute(0, 2, 3, 1) * size
+    regular, shifted, weights = pool(model.extract_feat(batch['inputs']), rois, found.labels)
+    regular, shifted = regular / scale, shifted / scale
     return RoIBins(found.bboxes, found.labels, found.scores, regular, shifted, weights)
 
 
@@ -118,8 +109,8 @@ def draw_roi_bins(
 
 
 def _find_pool(model: nn.Module):
-    """A function of features, RoIs (K, 5) and classes (K,): the shifts (K, 2, bins y, bins x), x before y, by width and
-    height of the RoI, and the weights (K, bins y, bins x) of the bins."""
+    """A function of features, RoIs (K, 5) and classes (K,): the regular and the shifted centres of the bins, each
+    (K, bins y, bins x, 2), in pixels of the network's input, and their weights (K, bins y, bins x)."""
     roi_head = getattr(model, 'roi_head', None)
     head, extractor = getattr(roi_head, 'bbox_head', None), getattr(roi_head, 'bbox_roi_extractor', None)
     if isinstance(head, RFCNHead) and head.deformable:
@@ -131,23 +122,32 @@ def _find_pool(model: nn.Module):
     raise ValueError(f'the box branch of this {type(model).__name__} has no deformable RoI pooling')
 
 
-def _position_sensitive(head: RFCNHead, feature: Tensor, rois: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    pool: DeformPSRoIPoolPack = head.cls_pool
-    field = pool.offset_conv(head.reduce(feature))
-    offset = ps_roi_pool(field, rois, pool.output_size, pool.spatial_scale, pool.sampling_ratio)
-    offset = offset.unflatten(1, (-1, 2))[torch.arange(len(rois), device=rois.device), labels] * pool.gamma
-    return offset, torch.ones_like(offset[:, 0])
+def _position_sensitive(head: RFCNHead, feature: Tensor, rois: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    feature = head.reduce(feature)
+    said = head.cls_pool.sampling(head.cls_maps(feature), rois, feature)
+    return _centres(said, head.cls_pool.spatial_scale, labels)
 
 
-def _by_level(extractor: nn.Module, features: tuple[Tensor, ...], rois: Tensor) -> tuple[Tensor, Tensor]:
+def _by_level(extractor: nn.Module, features: tuple[Tensor, ...], rois: Tensor) -> tuple[Tensor, ...]:
     bins = extractor.roi_layers[0].output_size
-    offset, weights = rois.new_zeros(len(rois), 2, *bins), rois.new_ones(len(rois), *bins)
+    regular, shifted = rois.new_zeros(2, len(rois), *bins, 2)
+    weights = rois.new_ones(len(rois), *bins)
     levels = extractor.map_roi_levels(rois, len(features))
     for level, layer in enumerate(extractor.roi_layers):
         here = levels == level
         if here.any():
-            regular = layer.regular(features[level], rois[here])
-            offset[here] = layer.offset_fc(regular).unflatten(1, (2, *bins)) * layer.gamma
-            if isinstance(layer, ModulatedDeformRoIPoolPack):
-                weights[here] = layer.mask_fc(regular).unflatten(1, bins)
-    return offset, weights
+            said = layer.sampling(features[level], rois[here])
+            regular[here], shifted[here], weights[here] = _centres(said, layer.spatial_scale)
+    return regular, shifted, weights
+
+
+def _centres(said: Sampling, spatial_scale: float, classes: Tensor | None = None) -> tuple[Tensor, ...]:
+    """What a pool says of its bins, of each RoI's class, in pixels of the network's input, the corner of the first one
+    at (0, 0)."""
+    at = torch.arange(len(said.offset), device=said.offset.device)
+    group = torch.zeros_like(at) if classes is None else classes
+    regular, shifted = (
+        (places.expand(said.offset.shape)[at, :, :, group, 0] + 0.5) / spatial_scale
+        for places in (said.regular, said.locations)
+    )
+    return regular, shifted, said.weights[at, :, :, group, 0]

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ops_dcnv3 import deform_roi_pool
 
+from ...errors import UserError
 from .layers import channels_of
 
 Node = Callable[[nn.Module, Tensor], Tensor]
 
 
-class SupportError(ValueError):
+class SupportError(UserError, ValueError):
     """A node or a view that cannot be had. The message is one line: the rule, the value received, what to do."""
 
 

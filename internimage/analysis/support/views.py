@@ -1,15 +1,14 @@
 """The three views of spatial support (Deformable ConvNets v2, arXiv 1811.11168, section 2 and appendix)."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...files import whole_file
 from .layers import (
     Geometry,
     is_deformable,
@@ -54,15 +53,8 @@ class _View:
 
     def save(self, path) -> None:
         """Writes all fields to an npz file: the complete file or none."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f'.part-{path.name}')
-        try:
-            with part.open('wb') as stream:
-                np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path) as part, part.open('wb') as stream:
+            np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass

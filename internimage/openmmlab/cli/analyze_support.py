@@ -14,6 +14,7 @@ view; and support.json with all numbers.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ...analysis import (
     offset_numbers,
     salient_region,
 )
+from ...files import whole_file
 from ..cfg_options import CfgOptions
 from ..configuration import leaf_datasets
 from ..inference import load_model, read_image
@@ -43,7 +45,7 @@ from ..support import (
     layer_names,
     prepare,
 )
-from .common import UserError, blame, check_writable, load_config, one_line_errors, scope, write_whole
+from .common import UserError, blame, check_writable, load_config, one_line_errors, scope
 from .infer import find_device, find_files, unique
 
 VIEWS = ('erf', 'sampling', 'saliency')
@@ -91,7 +93,8 @@ def main() -> None:
                 if points:
                     draw_layers(prepared, question, points, out_dir / f'{name}_layers.png')
             records.append(record)
-            write_whole(records, out_dir / 'support.json')
+            with whole_file(out_dir / 'support.json') as part:
+                part.write_text(json.dumps(records, indent=1) + '\n')
     except OSError as error:
         raise UserError(f'{error.filename or out_dir}: {error.strerror}; {len(records)} nodes are done') from error
     except KeyboardInterrupt:
@@ -205,7 +208,8 @@ def numbers_of(view, prepared, question: Question) -> dict:
     """The numbers of a view, ready for JSON; areas by that of the image."""
     height, width = prepared.picture.shape[:2]
     numbers = dict(area=view.area() / (height * width))
-    numbers['inside'] = None if question.object is None else view.inside(question.object)
+    inside = float('nan') if question.object is None else view.inside(question.object)
+    numbers['inside'] = None if np.isnan(inside) else inside
     for name in ('standard_error', 'projections', 'share', 'samples', 'error', 'bound', 'cell', 'evaluations'):
         if hasattr(view, name):
             numbers[name] = getattr(view, name)
@@ -233,7 +237,7 @@ def table(records: list[dict], views: list[str]) -> str:
     for view in views:
         area = np.mean([record[view]['area'] for record in records])
         inside = [record[view]['inside'] for record in records if record[view]['inside'] is not None]
-        inside = f'{100 * np.nanmean(inside):.1f} %' if inside else '-'
+        inside = f'{100 * np.mean(inside):.1f} %' if inside else '-'
         lines.append(f'{view:<10}{100 * area:>8.1f} %{inside:>20}')
     return '\n'.join(lines)
 

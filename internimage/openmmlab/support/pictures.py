@@ -26,13 +26,15 @@ TITLES = {
 def draw_views(prepared: Prepared, question: Question, views: list, out_file) -> None:
     """The image with the node, and the results of :mod:`internimage.analysis` over it, side by side in one file."""
     height, width = prepared.picture.shape[:2]
-    figure, axes = _panels(len(views) + 1, len(views) + 1, height / width)
+    figure, axes = _panels(len(views) + 1, len(views) + 1, height / width, below=1.9)
     _show(axes[0], prepared, question)
-    axes[0].set_title(f'the node: {question.title}')
+    _bar(figure, axes[0], axes[0].images[0], 'green: the node', visible=False)
+    axes[0].set_title(f'the node: {question.title}\n', fontsize=10)
     for axis, view in zip(axes[1:], views, strict=True):
         _DRAW[type(view)](figure, axis, prepared, view)
         _mark(axis, question, alpha=0.9)
-        axis.set_title(f'{TITLES[type(view)]}\n{_numbers(view, prepared, question)}')
+        axis.set_title(f'{TITLES[type(view)]}\n{_numbers(view, prepared, question)}', fontsize=10)
+    figure.supxlabel('pixels of the network input', fontsize=8)
     _write(figure, out_file)
 
 
@@ -43,7 +45,7 @@ def draw_layers(prepared: Prepared, question: Question, points: list, out_file, 
         points = [points[i] for i in np.linspace(0, len(points) - 1, most).round().astype(int)]
     height, width = prepared.picture.shape[:2]
     columns = min(4, len(points))
-    figure, axes = _panels(len(points), columns, height / width)
+    figure, axes = _panels(len(points), columns, height / width, below=0.8)
     for axis, one in zip(axes, points, strict=False):
         _show(axis, prepared, question, dark=0.6)
         sizes = 50 * one.weights / max(one.weights.max(), 1e-12)
@@ -56,9 +58,9 @@ def draw_layers(prepared: Prepared, question: Question, points: list, out_file, 
     _write(figure, out_file)
 
 
-def _panels(count: int, columns: int, aspect: float) -> tuple[Figure, list]:
+def _panels(count: int, columns: int, aspect: float, below: float) -> tuple[Figure, list]:
     rows = ceil(count / columns)
-    figure = Figure(figsize=(PANEL * columns, rows * (PANEL * aspect + 0.9)), layout='constrained')
+    figure = Figure(figsize=(PANEL * columns, rows * (PANEL * aspect + below)), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes[count:]:
@@ -69,7 +71,6 @@ def _panels(count: int, columns: int, aspect: float) -> tuple[Figure, list]:
 def _show(axis, prepared: Prepared, question: Question, dark: float = 1.0) -> None:
     axis.imshow((prepared.picture * dark).astype(np.uint8), interpolation='nearest')
     axis.tick_params(labelsize=7)
-    axis.set_xlabel('pixels of the network input', fontsize=7)
     _mark(axis, question)
 
 
