@@ -33,3 +33,9 @@ def test_the_progress_of_the_setup_comes_line_by_line_off_a_terminal(count, tmp_
     assert [line.strip() for line in done.stdout.splitlines()] == [f'compiled {i} of {count}' for i in shown], (
         done.stderr
     )
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest imports them by that name: two of one name end the whole run."""
+    names = [path.name for path in (ROOT / 'tests').rglob('test_*.py')]
+    assert sorted(names) == sorted(set(names))
