@@ -34,6 +34,7 @@ from ...analysis import (
 from ...files import whole_file
 from ..cfg_options import CfgOptions
 from ..configuration import leaf_datasets
+from ..images import find_files
 from ..inference import load_model, read_image
 from ..support import (
     Question,
@@ -46,7 +47,7 @@ from ..support import (
     prepare,
 )
 from .common import UserError, blame, check_writable, load_config, one_line_errors, scope
-from .infer import find_device, find_files, unique
+from .infer import find_device, unique
 
 VIEWS = ('erf', 'sampling', 'saliency')
 
@@ -63,7 +64,8 @@ def main() -> None:
     if args.dataset:
         asked = list(true_objects(model, cfg, args))
     else:
-        asked = [pair for file in find_files(args.images) for pair in questions(model, file, args)]
+        files = [file for pattern in args.images for file in find_files(pattern)]
+        asked = [pair for file in files for pair in questions(model, file, args)]
     if not asked:
         raise UserError(
             f'no detection above the threshold: none of the images has one with a score over {args.score_thr:g}; lower '

@@ -53,6 +53,10 @@ def main() -> None:
         seconds['infer'] = call(f'{title}: inference', folder, 'infer', images, config, checkpoint, *pictures)
         found = evaluation(folder / 'test')
         rows.append((title, [f'{label} {found[key]:.3g}' for key, label in metrics.items()], seconds, checkpoint))
+    name, _ = MODELS[title]
+    image = Path('data', 'shapes') / 'images' / 'val' / '000001.png'
+    views = ['--top', 1, '--score-thr', 0.05, '--out-dir', out / 'support']
+    call('What the detector looks at', out / 'support', 'analyze-support', image, f'demo/{name}', checkpoint, *views)
     plot(out)
     overview(out)
 
@@ -63,6 +67,7 @@ def main() -> None:
     for what, where in (
         ('pictures of both models', 'overview.png'),
         ('loss and accuracy', 'curves.png'),
+        ('what the detector looks at', 'support/000001_0.png (docs/spatial_support.md says how to read it)'),
         ('all drawn images, results', '*/pictures/'),
         ('checkpoints', ', '.join(str(checkpoint.relative_to(out)) for *_, checkpoint in rows)),
         ('full logs', '*/train.log, */test.log, */infer.log'),
