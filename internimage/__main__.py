@@ -6,8 +6,11 @@ import sys
 # command: (module that has its main(), what it does)
 COMMANDS = {
     'env': ('internimage.environment', 'installed versions, whether they fit together, and what to do if not'),
+    'new': ('internimage.openmmlab.cli.new', 'make a config and a report from a folder of your own data'),
+    'browse': ('internimage.openmmlab.cli.browse', 'draw what the network will see: augmented images with annotations'),
     'train': ('internimage.openmmlab.cli.train', 'train a detector or segmentor'),
     'test': ('internimage.openmmlab.cli.test', 'evaluate a trained model'),
+    'plot': ('internimage.openmmlab.cli.plot', 'plot losses and metrics of trainings'),
     'infer': ('internimage.openmmlab.cli.infer', 'run a trained model on images'),
     'export': (
         'internimage.openmmlab.cli.export',

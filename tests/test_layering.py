@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CORE = {'torch', 'timm', 'safetensors', 'numpy', 'ops_dcnv3', 'internimage'}
 OPENMMLAB = {'mmengine', 'mmcv', 'mmdet', 'mmseg'}
-WITH_OPENMMLAB = OPENMMLAB | {'torchvision', 'cv2', 'pycocotools', 'faster_coco_eval', 'PIL'}
+WITH_OPENMMLAB = OPENMMLAB | {'torchvision', 'cv2', 'pycocotools', 'faster_coco_eval', 'PIL', 'jinja2', 'markupsafe'}
 # Optional packages, imported inside the functions that need them.
 OPTIONAL = {
     'torchvision',

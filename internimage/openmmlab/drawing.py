@@ -50,14 +50,13 @@ def draw_sample(picture: np.ndarray, sample: BaseDataElement, meta: dict, score_
     return draw_instances(picture, found, kept, _names(meta), meta['palette'], factor=factor)
 
 
-def draw_truth(picture: np.ndarray, sample: BaseDataElement, meta: dict) -> np.ndarray | None:
+def draw_truth(picture: np.ndarray, sample: BaseDataElement, meta: dict, factor: int = 1) -> np.ndarray | None:
     """The ground truth of a data sample in the same way, or None where the sample has none."""
     if 'gt_sem_seg' in sample:
-        return draw_label_map(picture, _label_map(sample.gt_sem_seg, 1), _names(meta), meta['palette'])
+        return draw_label_map(picture, _label_map(sample.gt_sem_seg, factor), _names(meta), meta['palette'])
     if 'gt_instances' in sample:
-        return draw_instances(
-            picture, sample.gt_instances, range(len(sample.gt_instances)), _names(meta), meta['palette']
-        )
+        kept = range(len(sample.gt_instances))
+        return draw_instances(picture, sample.gt_instances, kept, _names(meta), meta['palette'], factor=factor)
     return None
 
 

@@ -17,13 +17,15 @@ from ...analysis import Complexity, count
 from ...imagenet import build_imagenet_form
 from ..complexity import count_config
 from ..configuration import config_folder
+from ..own_data.config import official_checkpoint
 
 DETECTION_SHAPE = (800, 1280)
 METRICS = dict(box_ap='box AP', mask_ap='mask AP', miou_ss='mIoU', miou_ms='multi-scale')
 
 NOTE = """Parameters (millions) and FLOPs (billions, a multiply-add being one) are counted by this project for an image
 of the size given; published figures in brackets. `internimage analyze CONFIG --shape HEIGHT WIDTH` prints them for
-each module, with the memory that training needs. Published accuracy is that of the official models; a dash: none.
+each module, with the memory that training needs. Published accuracy is that of the official models, whose files
+are linked and load without conversion; a dash: none.
 
 This page is written by `internimage model-pages` from `configs/published_results.json` and the configs.
 """
@@ -46,7 +48,16 @@ def model_page(folder: Path) -> str:
     rows = [config_row(path) for path in paths]
     notes = [f'{path.stem}: {note}\n\n' for path in paths if (note := _known(path).get('note'))]
     title = published(folder.parent)['datasets'][folder.name]
-    columns = ('config', 'model', 'published', 'parameters, M', 'FLOPs, G', 'image', 'starts from')
+    columns = (
+        'config',
+        'model',
+        'published',
+        'parameters, M',
+        'FLOPs, G',
+        'image',
+        'official checkpoint',
+        'starts from',
+    )
     return _page(title, columns, rows, notes=''.join(notes))
 
 
@@ -71,6 +82,7 @@ def config_row(path: Path) -> tuple[str, ...]:
         accuracy or '-',
         *_counted(cost, known),
         _size(cost.shape),
+        _link(official_checkpoint(f'{path.parent.name}/{path.stem}')),
         _link(cfg.get('load_from') or (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')),
     )
 

@@ -1,6 +1,6 @@
 """Evaluate a trained detection or segmentation model: prints the config's metrics.
 
-internimage test CONFIG CHECKPOINT [--out FILE.json] [--show-dir DIR] [--tta] [--cfg-options k=v ...]
+internimage test CONFIG CHECKPOINT [--out FILE.json] [--report [FILE]] [--show-dir DIR] [--tta] [--cfg-options k=v ...]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from ..cfg_options import CfgOptions
 from ..datasets.coco import read_as_stated
 from ..drawing import draw_sample, draw_truth, with_palette
 from ..engine import NoDetectionHook, check_classes, dataset_classes, ensure_hooks
+from ..evaluation_report import Report
 from ..images import write_image
 from ..inference import describe, read_image
 from ..large_images import save_memory
@@ -45,6 +46,8 @@ def main() -> None:
         check_writable(Path(args.out).parent, '--out')
     if args.show_dir:
         check_writable(args.show_dir, '--show-dir')
+    if args.report:
+        check_writable(Path(args.report).parent, '--report')
     cfg = load_config(args.config, args.cfg_options, args.launcher, args.work_dir)
     cfg.load_from = args.checkpoint
     check_writable(cfg.work_dir, 'work folder')
@@ -59,6 +62,9 @@ def main() -> None:
     runner = build_runner(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(Predictions(args.out, runner.test_dataloader.dataset.metainfo))
+    if args.report is not None:
+        page = args.report or Path(cfg.work_dir, 'report.html')
+        runner.test_evaluator.metrics.append(Report(page, runner.test_dataloader.dataset, args.checkpoint))
     if args.show_dir:
         runner.register_hook(DrawHook(args.show_dir, runner.test_dataloader.dataset))
     if not args.tta:  # which adds up the scores of all classes
@@ -129,6 +135,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log (default: work_dirs/<config name>)')
     parser.add_argument('--out', metavar='FILE', help='write the predictions to this .json or .pkl file')
     parser.add_argument('--show-dir', metavar='DIR', help='write drawn images to this folder')
+    parser.add_argument(
+        '--report',
+        nargs='?',
+        const='',
+        metavar='FILE',
+        help='write a page with AP or IoU per class, confusion matrix and worst images (default: report.html in the '
+        'work folder)',
+    )
     parser.add_argument('--tta', action='store_true', help='average several views of each image')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     add_check_data(parser)
