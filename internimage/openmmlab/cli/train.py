@@ -1,7 +1,7 @@
 """Train a detection or segmentation model.
 
     internimage train CONFIG [--load-from CHECKPOINT | --backbone CHECKPOINT | --resume [CHECKPOINT]]
-                             [--work-dir DIR] [--amp] [--auto-scale-lr] [--cfg-options KEY=VALUE ...]
+                             [--work-dir DIR] [--amp] [--auto-scale-lr] [--log tensorboard] [--cfg-options KEY=VALUE ...]
                              [--launcher pytorch]
 
 Where to start: `--load-from` takes the whole model's weights, also of a model with another number of classes (layers
@@ -11,6 +11,7 @@ Checkpoints, logs and the full config go to the work folder: work_dirs/<config n
 """
 
 import argparse
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -56,6 +57,17 @@ from .common import (
     scope,
 )
 
+# Where else curves go: mmengine's class, and the package that it needs.
+LOGS = {
+    'tensorboard': ('TensorboardVisBackend', 'tensorboard'),
+    'wandb': ('WandbVisBackend', 'wandb'),
+    'mlflow': ('MLflowVisBackend', 'mlflow'),
+    'clearml': ('ClearMLVisBackend', 'clearml'),
+    'neptune': ('NeptuneVisBackend', 'neptune'),
+    'dvclive': ('DVCLiveVisBackend', 'dvclive'),
+    'aim': ('AimVisBackend', 'aim'),
+}
+
 
 @one_line_errors
 def main() -> None:
@@ -72,6 +84,7 @@ def main() -> None:
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
         for gpu_option in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(gpu_option, None)
+    log_to(cfg, args.log)
     choose_start(cfg, args)
     if args.backbone:
         backbone = read_state_dict(args.backbone)
@@ -91,6 +104,21 @@ def main() -> None:
         keep_boxes_exact(runner.model)
     with one_value_per_channel():
         runner.train()
+
+
+def log_to(cfg: Config, names: list[str]) -> None:
+    """Adds the trackers to those that the config's visualizer writes to.
+
+    Raises:
+        UserError: the package of one is not installed.
+    """
+    for name in names:
+        kind, package = LOGS[name]
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f'--log {name} needs the package {package}: pip install {package}')
+        visualizer = cfg.setdefault('visualizer', dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+        if all(type_name(backend) != kind for backend in visualizer.vis_backends):
+            visualizer.vis_backends = [*visualizer.vis_backends, dict(type=kind)]
 
 
 def choose_start(cfg: Config, args: argparse.Namespace) -> None:
@@ -176,6 +204,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision; bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
+    parser.add_argument(
+        '--log', nargs='+', choices=list(LOGS), default=[], metavar='NAME', help=f'also log to: {", ".join(LOGS)}'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', help='override the config')
     add_check_data(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
