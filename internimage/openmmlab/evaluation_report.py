@@ -41,7 +41,7 @@ Rows: the true class; the last row: detections where nothing is; the last column
 <h2>Worst images</h2>
 <p class="quiet">Most mistakes first: objects missed, and detections of nothing or of another class. Truth left,
 detections right.</p>
-{{ gallery(worst) }}
+{{ gallery(worst, true) }}
 """
 SEGMENTATION = """
 <p class="quiet">{{ checkpoint }}, {{ images }} images.</p>
@@ -56,7 +56,7 @@ SEGMENTATION = """
 {% if confused %}{{ table(['true class', 'found as', 'part of the true class'], confused) }}{% endif %}
 <h2>Worst images</h2>
 <p class="quiet">The lowest mean IoU of the classes in the image first. Truth left, prediction right.</p>
-{{ gallery(worst) }}
+{{ gallery(worst, true) }}
 """
 
 
@@ -303,8 +303,8 @@ def detection_page(results: list[dict], meta: dict, checkpoint: str) -> str:
         columns=columns,
         rows=rows,
         curves=_curves(precisions, names, objects),
-        matrix=_matrix_figure(matrix, [*names, 'nothing']),
-        confused=_confused(matrix, [*names, 'nothing / missed']),
+        matrix=_matrix_figure(matrix, [*names, 'nothing'], [*names, 'missed']),
+        confused=_confused(matrix, [*names, 'nothing'], [*names, 'missed']),
         worst=_worst_detections(results, meta),
     )
 
@@ -330,7 +330,7 @@ def segmentation_page(results: list[dict], meta: dict, checkpoint: str) -> str:
         rows=[(name, *(column[i] for column in columns)) for i, name in enumerate(names)],
         curves=_bars(every, names),
         matrix=_matrix_figure(parts, names),
-        confused=_confused(parts, names, 0.02),
+        confused=_confused(parts, names, names, 0.02),
         worst=_worst_label_maps(results, meta),
     )
 
@@ -376,14 +376,14 @@ def _bars(values: np.ndarray, names: list[str]):
     return pages.figure(drawn)
 
 
-def _matrix_figure(matrix: np.ndarray, names: list[str]):
+def _matrix_figure(matrix: np.ndarray, names: list[str], columns: list[str] | None = None):
     if len(names) > LARGE_MATRIX:
         return 'Too many classes to draw; the most frequent confusions follow.'
     parts = matrix / np.maximum(matrix.sum(1, keepdims=True), 1e-9)
     side = 2.2 + 0.38 * len(names)
     drawn, field = pages.axes(side, side)
     field.imshow(parts, cmap='Blues', vmin=0, vmax=1)
-    field.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    field.set_xticks(range(len(names)), columns or names, rotation=90, fontsize=8)
     field.set_yticks(range(len(names)), names, fontsize=8)
     whole = np.issubdtype(matrix.dtype, np.integer)
     for (row, column), value in np.ndenumerate(matrix):
@@ -402,7 +402,9 @@ def _matrix_figure(matrix: np.ndarray, names: list[str]):
     return pages.figure(drawn)
 
 
-def _confused(matrix: np.ndarray, names: list[str], least: float = 1, most: int = 12) -> list[tuple]:
+def _confused(
+    matrix: np.ndarray, names: list[str], columns: list[str], least: float = 1, most: int = 12
+) -> list[tuple]:
     """The largest entries beside the diagonal."""
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
@@ -414,7 +416,7 @@ def _confused(matrix: np.ndarray, names: list[str], least: float = 1, most: int 
         else (lambda value: f'{100 * value:.1f} %')
     )
     return [
-        (names[row], names[column], text(wrong[row, column])) for row, column in pairs if wrong[row, column] >= least
+        (names[row], columns[column], text(wrong[row, column])) for row, column in pairs if wrong[row, column] >= least
     ]
 
 
@@ -430,7 +432,7 @@ def _worst_detections(results: list[dict], meta: dict) -> list[tuple]:
     for _, missed, over, other, result in ranked[:WORST]:
         halves = [_drawn(result['truth'], result, meta), _drawn(result, result, meta, SCORE)]
         caption = f'{os.path.basename(result["file"])}: {missed} missed, {over} of nothing, {other} of another class'
-        shown.append((pages.picture(np.concatenate(halves, 1), 680), caption))
+        shown.append((pages.picture(np.concatenate(halves, 1), 1060), caption))
     return shown
 
 
@@ -464,5 +466,5 @@ def _worst_label_maps(results: list[dict], meta: dict) -> list[tuple]:
             for key in ('truth', 'predicted')
         ]
         caption = f'{os.path.basename(result["file"])}: IoU {100 * score(result):.1f}'
-        shown.append((pages.picture(np.concatenate(halves, 1), 680), caption))
+        shown.append((pages.picture(np.concatenate(halves, 1), 1060), caption))
     return shown

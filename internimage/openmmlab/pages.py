@@ -17,7 +17,8 @@ th { border-bottom: 1px solid #9aa7b5; font-weight: 600; } td.number, th.number 
 tr:nth-child(even) td { background: #f5f7f9; } code, pre { background: #f2f4f7; font-size: 13px; }
 pre { padding: 10px; overflow-x: auto; } .quiet { color: #5c6b7a; } .bad { color: #b3261e; font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 12px; } figure { margin: 0; max-width: 340px; }
-figure img { max-width: 340px; display: block; } figcaption { font-size: 12px; color: #5c6b7a; word-break: break-all; }
+figure img { max-width: 340px; display: block; }
+.wide, .wide img { max-width: 530px; } figcaption { font-size: 12px; color: #5c6b7a; word-break: break-all; }
 svg { max-width: 100%; height: auto; } details { margin: 4px 0; } summary { cursor: pointer; }
 """
 PAGE = """<!doctype html>
@@ -26,7 +27,8 @@ PAGE = """<!doctype html>
 {% for row in rows %}<tr>{% for cell in row %}
 <td{% if cell is number %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endmacro %}
-{% macro gallery(pictures) %}<div class="pictures">{% for picture, caption in pictures %}<figure>{{ picture }}
+{% macro gallery(pictures, wide=false) %}<div class="pictures">{% for picture, caption in pictures %}
+<figure{% if wide %} class="wide"{% endif %}>{{ picture }}
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}</div>{% endmacro %}
 <h1>{{ title }}</h1>
 BODY
@@ -36,7 +38,7 @@ BODY
 
 def render(body: str, title: str, **values) -> str:
     """The page with this title. `body`: a Jinja template, which has the macros `table(columns, rows)` and
-    `gallery([(picture, caption)])`; values are escaped, but for what `figure` and `picture` return."""
+    `gallery([(picture, caption)], wide)`; values are escaped, but for what `figure` and `picture` return."""
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

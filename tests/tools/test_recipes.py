@@ -60,7 +60,7 @@ def test_from_a_folder_to_a_page_of_results(place, monkeypatch):
 
 @pytest.fixture
 def config(place, monkeypatch):
-    run(monkeypatch, 'internimage new pets --model faster_rcnn_small'.split())
+    run(monkeypatch, ['internimage', 'new', 'pets', '--model', 'faster_rcnn_small'])
     return place / 'work_dirs' / 'pets' / 'pets_faster_rcnn_small.py'
 
 
@@ -89,7 +89,10 @@ LINES = blocks('recipes.md', 'python')
 def test_lines_of_a_recipe(lines, config, place, monkeypatch):
     if 'decode_head' in lines:
         folders.label_maps(place / 'maps', (0, 1, 2))
-        run(monkeypatch, 'internimage new maps --task sem --model upernet_small --out work_dirs/maps'.split())
+        run(
+            monkeypatch,
+            ['internimage', 'new', 'maps', '--task', 'sem', '--model', 'upernet_small', '--out', 'work_dirs/maps'],
+        )
         config = place / 'work_dirs' / 'maps' / 'maps_upernet_small.py'
     child = config.with_name('child.py')
     child.write_text(f"_base_ = './{config.name}'\n{lines}")

@@ -1,8 +1,8 @@
 """Train a detection or segmentation model.
 
     internimage train CONFIG [--load-from CHECKPOINT | --backbone CHECKPOINT | --resume [CHECKPOINT]]
-                             [--work-dir DIR] [--amp] [--auto-scale-lr] [--log tensorboard] [--cfg-options KEY=VALUE ...]
-                             [--launcher pytorch]
+                             [--work-dir DIR] [--amp] [--auto-scale-lr] [--log tensorboard] [--launcher pytorch]
+                             [--cfg-options KEY=VALUE ...]
 
 Where to start: `--load-from` takes the whole model's weights, also of a model with another number of classes (layers
 that depend on it are initialised); `--backbone` the backbone alone; `--resume` continues an interrupted training.
