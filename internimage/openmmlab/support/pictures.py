@@ -26,7 +26,7 @@ TITLES = {
 def draw_views(prepared: Prepared, question: Question, views: list, out_file) -> None:
     """The image with the node, and the results of :mod:`internimage.analysis` over it, side by side in one file."""
     height, width = prepared.picture.shape[:2]
-    figure, axes = _panels(len(views) + 1, len(views) + 1, height / width, below=1.9)
+    figure, axes = _panels(len(views) + 1, len(views) + 1, height / width, below=1.4)
     _show(axes[0], prepared, question)
     _bar(figure, axes[0], axes[0].images[0], 'green: the node', visible=False)
     axes[0].set_title(f'the node: {question.title}\n', fontsize=10)
