@@ -402,13 +402,11 @@ def _matrix_figure(matrix: np.ndarray, names: list[str], columns: list[str] | No
     return pages.figure(drawn)
 
 
-def _confused(
-    matrix: np.ndarray, names: list[str], columns: list[str], least: float = 1, most: int = 12
-) -> list[tuple]:
+def _confused(matrix: np.ndarray, names: list[str], columns: list[str], least: float = 1) -> list[tuple]:
     """The largest entries beside the diagonal."""
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
-    cells = np.argsort(-wrong, axis=None, kind='stable')[:most]
+    cells = np.argsort(-wrong, axis=None, kind='stable')[:12]
     pairs = [np.unravel_index(cell, wrong.shape) for cell in cells]
     text = (
         (lambda value: int(value))

@@ -9,6 +9,8 @@ from pathlib import Path
 import own_data_folders as folders
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.visualization import Visualizer
 
 from internimage.__main__ import main
 
@@ -33,6 +35,8 @@ def run(monkeypatch, words: list[str]) -> None:
         words = [*words[:at], *([] if '--cfg-options' in words else ['--cfg-options']), *own, *words[at:]]
     monkeypatch.setattr(sys, 'argv', words)
     torch.manual_seed(0)
+    Visualizer._instance_dict.clear()  # which mmengine keeps for the whole process, by its name
+    DetLocalVisualizer._instance_dict.clear()
     assert not main()
 
 
