@@ -9,6 +9,13 @@ from ...export.comparing import Arrays
 from .transformers import FORWARDS
 
 
+class Size(tuple):
+    """(height, width), symbolic. mmengine's samples copy what they are given deeply, which symbols do not survive."""
+
+    def __deepcopy__(self, memo: dict) -> 'Size':
+        return self
+
+
 class Segmentor(Exportable):
     """`logits` (N, classes, H, W), those that the head predicts, and `label_map` (N, H, W), the best class of each.
 
@@ -23,7 +30,7 @@ class Segmentor(Exportable):
         self.model = model
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        size = tuple(image.shape[2:])
+        size = Size(image.shape[2:])
         logits = self.model.encode_decode(image, [dict(img_shape=size, ori_shape=size, pad_shape=size)])
         if logits.shape[1] > 1:
             label_map = logits.argmax(1)
