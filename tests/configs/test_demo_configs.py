@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import pytest
-from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 import internimage.openmmlab  # noqa: F401  (registers)
 from internimage.openmmlab.configuration import load_config
+from internimage.openmmlab.engine import dataset_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = sorted((ROOT / 'configs' / 'demo').glob('*.py'))
@@ -24,13 +24,7 @@ class TestDemoConfigs:
 
     def test_heads_have_the_classes_of_the_data(self, path):
         cfg = Config.fromfile(path)
-        metainfo = cfg.train_dataloader.dataset.get('metainfo')
-        if metainfo:
-            classes = len(metainfo.classes)
-        elif cfg.train_dataloader.dataset.type == 'CocoDataset':
-            classes = len(CocoDataset.METAINFO['classes'])
-        else:
-            classes = 5 + (cfg.default_scope == 'mmseg')
+        classes = len(dataset_classes(cfg, 'train'))
         model = cfg.model
         heads = [model.get(name) for name in ('decode_head', 'auxiliary_head', 'bbox_head')]
         heads += (model.get('roi_head') or {}).values()

@@ -210,5 +210,6 @@ def test_colours_without_names(tmp_path):
     found = read_folder(str(folders.label_maps(tmp_path, folders.COLOURS)), 'sem')
     assert found.label_values == [[0, 0, 0], [0, 200, 90], [128, 0, 0]]
     assert found.classes == ['colour_0_0_0', 'colour_0_200_90', 'colour_128_0_0']
-    total = sum(found.pixels['all'].values())
-    assert total == 6 * 64 * 48 and found.pixels['all'][2] == 6 * 22 * 20
+    pictures.split(found)
+    counts = sum(advice.class_counts(found).values(), Counter())
+    assert sum(counts.values()) == 6 * 64 * 48 and counts[2] == 6 * 22 * 20

@@ -261,7 +261,9 @@ def config_text(lines: list[Line], base: str, comment: str) -> str:
 def class_counts(found: Found) -> dict[str, Counter]:
     """{part: {label: objects, or pixels of label maps}}; crowds are not counted."""
     if found.is_segmentation:
-        return {part: found.pixels.get(part, Counter()) for part in found.parts}
+        return {
+            part: sum((picture.pixels for picture in pictures), Counter()) for part, pictures in found.parts.items()
+        }
     return {
         part: Counter(thing.label for picture in pictures for thing in picture.things if not thing.crowd)
         for part, pictures in found.parts.items()

@@ -139,8 +139,7 @@ def _understand_values(found: Found, files: Files, classes: list[str] | None) ->
     chosen = pictures[:: max(1, -(-len(pictures) // MAPS_READ))]
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda picture: _values(picture.label_map), chosen))
-    kinds, holders, counts = Counter(), defaultdict(list), {part: Counter() for part in found.parts}
-    parts = {id(picture): part for part, every in found.parts.items() for picture in every}
+    holders, overall, total = defaultdict(list), Counter(), 0
     broken = set()
     for picture, result in zip(chosen, read, strict=True):
         if isinstance(result, str):
@@ -159,30 +158,26 @@ def _understand_values(found: Found, files: Files, classes: list[str] | None) ->
     if not kinds:
         return _drop(found, broken)
     colours = kinds['colours'] > 0  # a map of one gray colour among coloured ones is of gray
-    total = 0
     for picture, result in zip(chosen, read, strict=True):
         if picture.path in broken:
             continue
         values = result[1] * 0x10101 if colours and result[0] == 'numbers' else result[1]
         total += int(result[2].sum())
-        for value, count in zip(values.tolist(), result[2].tolist(), strict=True):
-            counts[parts[id(picture)]][value] += count
+        picture.pixels = Counter(dict(zip(values.tolist(), result[2].tolist(), strict=True)))
+        overall.update(picture.pixels)
+        for value in picture.pixels:
             holders[value].append(picture)
     named = _listed_values(files, found.problems)
-    overall = sum(counts.values(), Counter())
     if colours:
         wrong = _colours(found, overall, holders, total, named, classes)
     else:
         wrong = _numbers(found, overall, holders, named, classes)
     _drop(found, broken | wrong)
     meaning = {value: index for index, value in enumerate(_codes(found.label_values))} if found.label_values else None
-    for part, counter in counts.items():
-        if part in found.parts:
-            found.pixels[part] = Counter()
-            for value, count in counter.items():
-                index = meaning.get(value) if meaning is not None else value
-                if index is not None and index < len(found.classes):
-                    found.pixels[part][index] += count
+    for picture in found.pictures():
+        indices = {value: meaning.get(value, -1) if meaning else value for value in picture.pixels}
+        counted = {index: picture.pixels[value] for value, index in indices.items() if 0 <= index < len(found.classes)}
+        picture.pixels = Counter(counted)
 
 
 def _codes(values: list) -> list[int]:

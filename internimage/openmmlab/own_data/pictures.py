@@ -43,23 +43,26 @@ class Thing:
 
 @dataclass
 class Picture:
-    """An image file with its objects, or the file of its label map. Width and height in pixels, upright; 0: not read
-    yet."""
+    """An image file with its objects, or the file of its label map and the pixels of each class in it (if it was read).
+
+    Width and height in pixels, upright; 0: not read yet.
+    """
 
     path: str
     width: int = 0
     height: int = 0
     things: list[Thing] = field(default_factory=list)
     label_map: str | None = None
+    pixels: Counter = field(default_factory=Counter)
 
 
 @dataclass
 class Found:
     """The data of a folder.
 
-    `parts`: pictures by 'train', 'val', 'test'; one part alone is 'all' until it is split. `values`: of label maps the
-    pixels of each class; `label_values`, `ignored_values`, `ignore_index`, suffixes: as `datasets.LabelMapDataset`
-    takes them. `annotation_files`: by part, where a file in COCO's format can be used as it is.
+    `parts`: pictures by 'train', 'val', 'test'; one part alone is 'all' until it is split. `label_values`,
+    `ignored_values`, `ignore_index`, suffixes: as `datasets.LabelMapDataset` takes them. `folders`: by part those of the
+    images and the label maps. `annotation_files`: by part, where a file in COCO's format can be used as it is.
     """
 
     format: str
@@ -74,7 +77,6 @@ class Found:
     image_suffix: str = '.jpg'
     label_map_suffix: str = '.png'
     folders: dict[str, tuple[str, str]] = field(default_factory=dict)
-    pixels: dict[str, Counter] = field(default_factory=dict)
     annotation_files: dict[str, str] = field(default_factory=dict)
 
     @property
