@@ -68,7 +68,7 @@ def main() -> None:
     write_page(text, config)
     found.problems += check_config(str(config))
     scale = next(line.value for line in lines if line.name == 'image_scale')
-    checkpoint = Path('work_dirs', config.stem, 'CHECKPOINT.pth')
+    checkpoint = Path('work_dirs', config.stem, 'best_*.pth')
     commands = '\n'.join(
         f'internimage {each}'
         for each in (f'browse {config}', f'train {config}', f'test {config} {checkpoint} --report')
