@@ -13,6 +13,7 @@ except ImportError as error:
 from .dcnv3 import dcnv3
 from .linear import Linear
 from .module import DCNv3, build_act_layer, build_norm_layer
+from .ms_deform_attn import ms_deform_attn
 from .roi_module import (
     DeformPSRoIPoolPack,
     DeformRoIPool,
@@ -39,6 +40,7 @@ __all__ = [
     'dcnv3',
     'deform_ps_roi_pool',
     'deform_roi_pool',
+    'ms_deform_attn',
     'ps_roi_pool',
     'sampling_window',
 ]

@@ -16,15 +16,16 @@ MOST = 2**31 - 1  # of any int: what kernels compute from it fits into 64 bits
 
 
 def check_tensors(op: str, tensors: dict[str, Tensor]) -> None:
-    """Are all of them tensors of a dtype that the operators take, on the device of `input`, the first of them?"""
+    """Are all of them tensors of a dtype that the operators take, on the device of the first of them?"""
+    first = next(iter(tensors))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f'{op}: {name} must be a tensor, got {type(tensor).__name__}')
         if tensor.dtype not in DTYPES:
             raise TypeError(f'{op}: {name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}')
-        device = tensors['input'].device
+        device = tensors[first].device
         if tensor.device != device:
-            raise ValueError(f'{op}: {name} must be on the device of input, {device}, got {tensor.device}')
+            raise ValueError(f'{op}: {name} must be on the device of {first}, {device}, got {tensor.device}')
 
 
 def int_of(op: str, name: str, value: int, least: int, most: int = MOST) -> int:

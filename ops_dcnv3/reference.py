@@ -181,6 +181,31 @@ def roi_pool(
     return output.permute(0, 2, 3, 1).reshape(-1, classes * depth, bins_h, bins_w).to(dtype)
 
 
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Specification of :func:`ops_dcnv3.ms_deform_attn`; see there for the arguments."""
+    batch, _, heads, channels = value.shape
+    dtype, queries = value.dtype, sampling_locations.shape[1]
+    value, locations, weights = (
+        t.to(torch.promote_types(dtype, torch.float32)) for t in (value, sampling_locations, attention_weights)
+    )
+    output = value.new_zeros(batch * heads, queries, channels)
+    levels = zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)
+    for level, ((height, width), start) in enumerate(levels):
+        image = value[:, start : start + height * width].transpose(1, 2).reshape(batch * heads, height, width, channels)
+        at = locations[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (N * heads, Q, points, 2)
+        x, y = at[..., 0] * width - 0.5, at[..., 1] * height - 0.5
+        touches = (x > -1) & (x < width) & (y > -1) & (y < height) | x.isnan() | y.isnan()
+        weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1).where(touches, 0)
+        output = output + (bilinear_sample(image, x, y) * weight[..., None]).sum(dim=-2)
+    return output.unflatten(0, (batch, heads)).transpose(1, 2).flatten(2).to(dtype)
+
+
 # The most samples of a bin along an axis: neither a number that is asked for nor a huge box may take for ever. Only an
 # image larger than that has more, for boxes as large.
 MOST_SAMPLES = 1024

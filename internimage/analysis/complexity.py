@@ -198,6 +198,7 @@ def _formulas() -> dict:
         ops.ops_dcnv3.deform_roi_pool: _deform_roi_pool_flop,
         ops.ops_dcnv3.ps_roi_pool: _ps_roi_pool_flop,
         ops.ops_dcnv3.deform_ps_roi_pool: _deform_ps_roi_pool_flop,
+        ops.ops_dcnv3.ms_deform_attn: _ms_deform_attn_flop,
         ops.aten.grid_sampler_2d: lambda *args, out_shape, **kwargs: 2 * 4 * prod(out_shape),
         ops.aten._scaled_dot_product_flash_attention_for_cpu: (
             lambda query, key, value, *args, out_shape, **kwargs: sdpa_flop_count(query, key, value)
@@ -221,6 +222,10 @@ def _ps_roi_pool_flop(input, rois, size, scale, sampling_ratio, *args, out_shape
 
 def _deform_ps_roi_pool_flop(input, rois, offset, size, scale, sampling_ratio, *args, out_shape, **kwargs) -> int:
     return 2 * 4 * (sampling_ratio or 2) ** 2 * prod(out_shape)
+
+
+def _ms_deform_attn_flop(value, shapes, starts, locations, weights, *args, out_shape, **kwargs) -> int:
+    return 2 * 4 * prod(weights[3:]) * prod(out_shape)
 
 
 def _roi_align_flop(input, rois, scale, height, width, sampling_ratio, *args, out_shape, **kwargs) -> int:

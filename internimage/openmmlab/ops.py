@@ -1,6 +1,6 @@
 """mmcv's compiled operators: with or without a compiled mmcv, in any memory layout, of any floating-point dtype.
 
-Importing this module does three things, so that no other module needs to know about them:
+Importing this module does four things, so that no other module needs to know about them:
 
 mmcv need not be compiled. Where it was installed as a pure wheel, which lacks `mmcv._ext`, the folder `mmcv_ext` is
 appended to its path; its `_ext` uses torchvision's kernels and ours. A compiled one comes first on the path: it is used
@@ -12,6 +12,9 @@ mmdet and mmseg replace operators that they cannot import by functions that alwa
 mmcv's Python hands tensors to `mmcv._ext` as they come, and most compiled functions read memory as if it were
 contiguous: for a map in channels_last, a slice or an expanded tensor the result is wrong, without an error. And on the
 CPU they support float32 and, in part, float64 only. Tensors are therefore converted on the way in and out.
+
+mmcv has no kernel for multi-scale deformable attention on the CPU. There its layers call a function in PyTorch, which
+`multi_scale_deformable_attn` replaces.
 """
 
 import ast
@@ -26,6 +29,8 @@ from types import ModuleType
 import mmcv
 import torch
 from torch import Tensor
+
+from ops_dcnv3 import ms_deform_attn
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 FOLDER = Path(__file__).with_name('mmcv_ext')
@@ -131,24 +136,20 @@ def _differs(before: Tensor, after: Tensor) -> bool:
     return not bool(((before == after) | ((before != before) & (after != after))).all())
 
 
-def attention_in_single_precision(attention: Callable) -> Callable:
-    """mmcv's attention in PyTorch, with the same for tensors of 16 bits, which its `grid_sample` would not mix."""
-
-    @functools.wraps(attention)
-    def call(value, value_spatial_shapes, sampling_locations, attention_weights):
-        if value.dtype not in SIXTEEN_BITS:
-            locations, weights = sampling_locations.to(value.dtype), attention_weights.to(value.dtype)
-            return attention(value, value_spatial_shapes, locations, weights)
-        arguments = value.float(), value_spatial_shapes, sampling_locations.float(), attention_weights.float()
-        return attention(*arguments).to(value.dtype)
-
-    return call
+def multi_scale_deformable_attn(
+    value: Tensor, value_spatial_shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`ops_dcnv3.ms_deform_attn` for mmcv's layers, which on the CPU call a function of these arguments: the maps of
+    the levels follow one another, and what is not of the dtype of `value` is converted."""
+    sizes = value_spatial_shapes.prod(1)
+    return ms_deform_attn(
+        value, value_spatial_shapes, sizes.cumsum(0) - sizes, sampling_locations, attention_weights.to(value.dtype)
+    )
 
 
 guard(load_extension())
 if not is_compiled():
     bind_operators()
-_attention = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
-_attention.multi_scale_deformable_attn_pytorch = attention_in_single_precision(
-    _attention.multi_scale_deformable_attn_pytorch
-)
+importlib.import_module(
+    'mmcv.ops.multi_scale_deform_attn'
+).multi_scale_deformable_attn_pytorch = multi_scale_deformable_attn

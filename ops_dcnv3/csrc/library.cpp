@@ -48,6 +48,12 @@ TORCH_LIBRARY(ops_dcnv3, m) {
   m.def(
       "deform_ps_roi_pool_backward(Tensor grad_output, Tensor input, Tensor rois, Tensor offset, int[2] output_size, "
       "float spatial_scale, int sampling_ratio, float gamma, bool[2] output_mask) -> (Tensor, Tensor)");
+  m.def(
+      "ms_deform_attn(Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor sampling_locations, "
+      "Tensor attention_weights) -> Tensor");
+  m.def(
+      "ms_deform_attn_backward(Tensor grad_output, Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
+      "Tensor sampling_locations, Tensor attention_weights, bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
   // The instruction set that the CPU kernels take on this machine, for tensors of many channels.
   m.def("cpu_capability() -> str");
   // Whether this library has a kernel of its own for an operator on a device, "CPU" or "CUDA".

@@ -1,6 +1,6 @@
 """Random calls of an operator against its specification, until one differs or all have agreed.
 
-    python tests/ops/fuzz.py [dcnv3|roi_pool] [--calls 20000] [--seed 0] [--device cpu]
+    python tests/ops/fuzz.py [dcnv3|roi_pool|ms_deform_attn] [--calls 20000] [--seed 0] [--device cpu]
 
 Call number n depends on the seed and n alone: `--calls 1 --seed S --first N` repeats the one that was reported.
 """
@@ -116,7 +116,41 @@ def make_roi_pool(rng: random.Random, device: str):
     return name, tensors, options
 
 
-MAKERS = dict(dcnv3=make_dcnv3, roi_pool=make_roi_pool)
+def make_ms_deform_attn(rng: random.Random, device: str):
+    """The same for multi-scale deformable attention: levels in any order, points outside, far and NaN locations."""
+    dtype = rng.choice(list(TOLERANCE))
+    shapes = [(rng.randint(1, 9), rng.randint(1, 9)) for _ in range(rng.randint(1, 4))]
+    batch, queries, heads = rng.choice([0, 1, 2, 3]), rng.choice([0, 1, 2, 7, 40]), rng.randint(1, 5)
+    channels, points = rng.choice([1, 2, 3, 7, 8, 16, 24, 32, 32, 33, 64]), rng.choice([1, 2, 3, 4, 4, 9, 60])
+    starts, pixels = [0] * len(shapes), 0
+    for level in rng.sample(range(len(shapes)), len(shapes)):
+        pixels += rng.choice([0, 0, 1, 5])
+        starts[level] = pixels
+        pixels += shapes[level][0] * shapes[level][1]
+    generator = torch.Generator().manual_seed(rng.getrandbits(60))
+    normal = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    shape = (batch, queries, heads, len(shapes), points)
+    # Multiples of 1/256: their positions are the same number in every dtype, and never on the other side of a pixel.
+    locations = ((normal(*shape, 2) * rng.choice([0, 0.1, 0.4, 3]) + 0.5) * 256).round() / 256
+    if rng.random() < 0.3:
+        locations = locations.where(torch.rand(locations.shape, generator=generator) > 0.05, rng.choice(FAR))
+    value = normal(batch, pixels, heads, channels)
+    if rng.random() < 0.1:
+        value = value.where(torch.rand(value.shape, generator=generator) > 0.02, float('nan'))
+    tensors = dict(value=value.to(device, dtype))
+    tensors['sampling_locations'] = locations.to(device, torch.promote_types(dtype, torch.float32))
+    tensors['attention_weights'] = normal(*shape).to(device, dtype)
+    if rng.random() < 0.3:
+        tensors['value'] = tensors['value'].transpose(1, 3).contiguous().transpose(1, 3)
+    integer = rng.choice([torch.int64, torch.int32])
+    options = dict(
+        spatial_shapes=torch.tensor(shapes, dtype=integer, device=device),
+        level_start_index=torch.tensor(starts, dtype=integer, device=device),
+    )
+    return 'ms_deform_attn', tensors, options
+
+
+MAKERS = dict(dcnv3=make_dcnv3, roi_pool=make_roi_pool, ms_deform_attn=make_ms_deform_attn)
 
 
 def run(op, tensors, options, dtype) -> dict[str, torch.Tensor]:
@@ -139,8 +173,9 @@ def check(operator: str, seed: int, number: int, device: str) -> str | None:
     """One call; what is wrong with it, or None."""
     rng = random.Random(f'{seed}/{number}')
     name, tensors, options = MAKERS[operator](rng, device)
-    dtype = tensors['input'].dtype
-    exact = {key: value.double() if torch.is_tensor(value) else value for key, value in options.items()}
+    dtype = next(iter(tensors.values())).dtype
+    is_real = lambda value: torch.is_tensor(value) and value.is_floating_point()  # noqa: E731
+    exact = {key: value.double() if is_real(value) else value for key, value in options.items()}
     expected = run(getattr(reference, name), {key: t.double() for key, t in tensors.items()}, exact, dtype)
     actual = run(getattr(ops_dcnv3, name), tensors, options, dtype)
     for key, value in actual.items():

@@ -93,7 +93,16 @@ def roi_pool_calls(name, dtype):
                 yield (input, boxes, offset, mask), (*options, 0.1), 3
 
 
-OPERATORS = {'dcnv3': dcnv3_calls}
+def ms_deform_attn_calls(dtype):
+    shapes, starts = torch.tensor([[3, 4], [1, 2]]), torch.tensor([0, 12])
+    for batch, queries, heads, channels in ((2, 3, 2, 4), (1, 1, 1, 1), (0, 3, 2, 4), (3, 0, 1, 8)):
+        locations = torch.zeros(batch, queries, heads, 2, 3, 2, dtype=torch.promote_types(dtype, torch.float32))
+        weights = torch.zeros(locations.shape[:-1], dtype=dtype)
+        for value in any_strides(torch.zeros(batch, 14, heads, channels, dtype=dtype)):
+            yield (value, shapes, starts, locations, weights), (), 3
+
+
+OPERATORS = {'dcnv3': dcnv3_calls, 'ms_deform_attn': ms_deform_attn_calls}
 OPERATORS |= {
     name: lambda dtype, name=name: roi_pool_calls(name, dtype)
     for name in ('deform_roi_pool', 'ps_roi_pool', 'deform_ps_roi_pool')

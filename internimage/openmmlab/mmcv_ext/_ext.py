@@ -297,7 +297,9 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    return _attention()(value, value_spatial_shapes, sampling_locations, attention_weights)
+    return ops_dcnv3.ms_deform_attn(
+        value, value_spatial_shapes, value_level_start_index, sampling_locations, attention_weights.to(value.dtype)
+    )
 
 
 def ms_deform_attn_backward(
@@ -312,18 +314,17 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    attention = _attention()
-    _gradients(
-        lambda value, locations, weights: attention(value, value_spatial_shapes, locations, weights),
-        grad_output,
-        {grad_value: value, grad_sampling_loc: sampling_locations, grad_attn_weight: attention_weights},
+    gradients = torch.ops.ops_dcnv3.ms_deform_attn_backward(
+        grad_output.to(value.dtype),
+        value,
+        value_spatial_shapes,
+        value_level_start_index,
+        sampling_locations,
+        attention_weights.to(value.dtype),
+        [True, True, True],
     )
-
-
-def _attention():
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch  # it imports this module
-
-    return multi_scale_deformable_attn_pytorch
+    for result, gradient in zip((grad_value, grad_sampling_loc, grad_attn_weight), gradients, strict=True):
+        result.copy_(gradient)
 
 
 # Focal loss

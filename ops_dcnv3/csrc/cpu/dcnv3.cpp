@@ -92,29 +92,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> dcnv3_backward(const at::Tensor& 
                        storage<scalar_t>(grad_out), gradients, group_begin, group_end, row_begin, row_end,
                        workspace.get());
       };
-      // The gradient of the input is added up by one thread per image and share of the groups: no atomics, and the
-      // order of the sum, so its rounding, does not depend on the number of threads. Where that leaves threads idle,
-      // the gradients of offset and mask, which need no such care, go row by row in a pass of their own.
-      const int64_t threads = at::get_num_threads();
-      auto balanced = [&](int64_t tasks) { return tasks % threads == 0 || tasks >= 4 * threads; };
-      int64_t shares = 1;
-      while (shares < p.groups && !balanced(p.batch * shares)) ++shares;
-      const bool one_pass = output_mask[0] && balanced(p.batch * shares);
-      if (wants_points && !one_pass) {
-        at::parallel_for(0, p.batch * p.out_height, 1, [&](int64_t begin, int64_t end) {
-          run({nullptr, all.offset, all.mask}, 0, p.groups, begin, end);
-        });
-      }
-      if (output_mask[0]) {
-        const Dcnv3Gradients<T> gradients = one_pass ? all : Dcnv3Gradients<T>{all.input, nullptr, nullptr};
-        at::parallel_for(0, p.batch * shares, 1, [&](int64_t begin, int64_t end) {
-          for (; begin < end; ++begin) {
-            const int64_t image = begin / shares, share = begin % shares;
-            run(gradients, share * p.groups / shares, (share + 1) * p.groups / shares, image * p.out_height,
-                (image + 1) * p.out_height);
-          }
-        });
-      }
+      for_gradient_shares(
+          p.batch, p.groups, output_mask[0], wants_points,
+          [&] {
+            at::parallel_for(0, p.batch * p.out_height, 1, [&](int64_t begin, int64_t end) {
+              run({nullptr, all.offset, all.mask}, 0, p.groups, begin, end);
+            });
+          },
+          [&](int64_t image, int64_t group_begin, int64_t group_end, bool with_points) {
+            run(with_points ? all : Dcnv3Gradients<T>{all.input, nullptr, nullptr}, group_begin, group_end,
+                image * p.out_height, (image + 1) * p.out_height);
+          });
     });
   }
   return {output_mask[0] ? grad_input.to(in.scalar_type()) : grad_input, grad_offset, grad_mask};

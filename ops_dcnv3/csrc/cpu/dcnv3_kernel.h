@@ -168,8 +168,8 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
       const auto points = read_points(p, offset + pixel * p.offset_stride, mask + pixel * p.mask_stride,
                                       p.batch * p.out_height * p.out_width - pixel, pixels, tile);
       auto gather_tile = [&](auto corners) {
-        auto* function = p.points == kUsualPoints ? gather<kChannels, kUsualPoints, corners(), T>
-                                                  : gather<kChannels, 0, corners(), T>;
+        auto* function = p.points == kUsualPoints ? gather<kChannels, kUsualPoints, corners(), false, T, T>
+                                                  : gather<kChannels, 0, corners(), false, T, T>;
         function(p, tile, pixels, image, output + pixel * channels);
       };
       if (locate_window<Corners::interior, false>(p, points, y, x, tile)) {
@@ -189,30 +189,9 @@ void forward(const Dcnv3Params& p, const T* input, const T* offset, const T* mas
 template <typename T>
 inline void backward_points(const Dcnv3Params& p, Tile<T>& tile, int64_t pixels) {
   using A = accumulate_t<T>;
-  using S = Simd<A>;
-  using V = typename S::Vector;
-  using I = typename S::Integers;
-  const V scale = S::broadcast(A(p.offset_scale));
-  const I rows = I{} + typename S::Integer(p.height), columns = I{} + typename S::Integer(p.width);
+  const auto scale = Simd<A>::broadcast(A(p.offset_scale));
   const int64_t count = pixels * tile.pixel_points;
-  for (int64_t k = 0; k < count; k += S::kWidth) {
-    V four[4];  // (corner 0, 1, 2, 3) of a point, then of the next
-    for (int i = 0; i < 4; ++i) four[i] = S::load(tile.dot + 4 * k + i * S::kWidth);
-    const V left[2] = {even(four[0], four[1]), even(four[2], four[3])};
-    const V right[2] = {odd(four[0], four[1]), odd(four[2], four[3])};
-    const V corner[4] = {even(left[0], left[1]), even(right[0], right[1]), odd(left[0], left[1]),
-                         odd(right[0], right[1])};
-    const auto along_y = linear_sample(S::load(tile.y + k), rows),
-               along_x = linear_sample(S::load(tile.x + k), columns);
-    const V gain = S::load(tile.gain + k), value = bilinear(along_y.weight, along_x.weight, corner);
-    const V grad_y = bilinear(along_y.slope, along_x.weight, corner) * gain * scale;
-    const V grad_x = bilinear(along_y.weight, along_x.slope, corner) * gain * scale;
-    I pixel;
-    std::memcpy(&pixel, tile.pixel + k, sizeof(pixel));
-    S::store(pixel < 0 ? gain : value, tile.grad_modulation + k);
-    S::store(zip_low(grad_x, grad_y), tile.grad_offset + 2 * k);
-    S::store(zip_high(grad_x, grad_y), tile.grad_offset + 2 * k + S::kWidth);
-  }
+  point_gradients(p, tile, count, scale, scale);
   if (!p.softmax) return;
   for (int64_t first = 0; first < count; first += p.points) {
     A mean = 0;

@@ -1,8 +1,9 @@
-// What the CPU operators share: the choice of the instruction set, and tensors as the kernels see them. For .cpp files
-// that know torch.
+// What the CPU operators share: the choice of the instruction set, tensors as the kernels see them, and how threads
+// share a backward pass. For .cpp files that know torch.
 #pragma once
 
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/Tensor.h>
 
 #include <cstdlib>
@@ -66,6 +67,31 @@ inline Capability detect_capability() {
 inline Capability capability() {
   static const Capability detected = detect_capability();
   return detected;
+}
+
+// The threads of a backward pass. The gradient of the input is added up by one of them per image and share of its
+// groups of channels: no atomics, and the order of the sum, so its rounding, does not depend on the number of threads.
+// Where that leaves threads idle, the gradients by the points, which need no such care, go row by row in a pass of
+// their own.
+//
+// share(image, group_begin, group_end, with_points) adds to the gradient of the input; points() gives the gradients by
+// the points alone.
+template <typename Points, typename Share>
+void for_gradient_shares(int64_t batch, int64_t groups, bool wants_input, bool wants_points, Points points,
+                         Share share) {
+  const int64_t threads = at::get_num_threads();
+  auto balanced = [&](int64_t tasks) { return tasks % threads == 0 || tasks >= 4 * threads; };
+  int64_t shares = 1;
+  while (shares < groups && !balanced(batch * shares)) ++shares;
+  const bool one_pass = wants_input && balanced(batch * shares);
+  if (wants_points && !one_pass) points();
+  if (!wants_input) return;
+  at::parallel_for(0, batch * shares, 1, [&](int64_t begin, int64_t end) {
+    for (; begin < end; ++begin) {
+      const int64_t i = begin % shares;
+      share(begin / shares, i * groups / shares, (i + 1) * groups / shares, one_pass);
+    }
+  });
 }
 
 }  // namespace ops_dcnv3

@@ -27,10 +27,10 @@ inline void with_channels(int64_t group_channels, Function function) {
   }
 }
 
-// One tile of the output: the sum over the points of what they read. `image` and `output` point to its first channel.
-// kPoints: points of each group at a pixel, 0 for any number.
-template <int kChannels, int kPoints, Corners kCorners, typename T>
-inline void gather(const SamplingParams& p, const Tile<T>& tile, int64_t pixels, const T* image, T* output) {
+// One tile of the output: the sum over the points of what they read; kAdds: added to what is there. `image` and
+// `output` point to its first channel. kPoints: points of each group at a pixel, 0 for any number.
+template <int kChannels, int kPoints, Corners kCorners, bool kAdds, typename T, typename Output>
+inline void gather(const SamplingParams& p, const Tile<T>& tile, int64_t pixels, const T* image, Output* output) {
   using A = accumulate_t<T>;
   using S = Simd<T>;
   using V = typename S::Vector;
@@ -79,10 +79,14 @@ inline void gather(const SamplingParams& p, const Tile<T>& tile, int64_t pixels,
             add(0, std::true_type());
 #pragma GCC unroll 8
             for (int64_t k = 1; k < points; ++k) add(k, std::false_type());
-            for (int v = 0; v < count; ++v) S::store(sum_of<sums>(total[v]), output + c + v * S::kWidth);
+            for (int v = 0; v < count; ++v) {
+              Output* to = output + c + v * S::kWidth;
+              const V sum = sum_of<sums>(total[v]);
+              Simd<Output>::store(kAdds ? Simd<Output>::load(to) + sum : sum, to);
+            }
           },
           [&](int64_t c) {
-            A total = 0;
+            A total = kAdds ? to_accumulate(output[c]) : A(0);
             for (int64_t k = 0; k < points; ++k) {
               int64_t at[4];
               corners<kCorners>(tile, first + k, channels, row, at);
@@ -161,6 +165,33 @@ inline void scatter(const SamplingParams& p, const Tile<T>& tile, int64_t pixels
             }
           });
     }
+  }
+}
+
+// From tile.dot, which scatter() wrote, to the gradients of `count` points by their positions, times `scale_y` and
+// `scale_x`, and by their modulation: tile.grad_offset, (x, y), and tile.grad_modulation.
+template <typename T, typename V = typename Simd<accumulate_t<T>>::Vector>
+inline void point_gradients(const SamplingParams& p, Tile<T>& tile, int64_t count, V scale_y, V scale_x) {
+  using S = Simd<accumulate_t<T>>;
+  using I = typename S::Integers;
+  const I rows = I{} + typename S::Integer(p.height), columns = I{} + typename S::Integer(p.width);
+  for (int64_t k = 0; k < count; k += S::kWidth) {
+    V four[4];  // (corner 0, 1, 2, 3) of a point, then of the next
+    for (int i = 0; i < 4; ++i) four[i] = S::load(tile.dot + 4 * k + i * S::kWidth);
+    const V left[2] = {even(four[0], four[1]), even(four[2], four[3])};
+    const V right[2] = {odd(four[0], four[1]), odd(four[2], four[3])};
+    const V corner[4] = {even(left[0], left[1]), even(right[0], right[1]), odd(left[0], left[1]),
+                         odd(right[0], right[1])};
+    const auto along_y = linear_sample(S::load(tile.y + k), rows),
+               along_x = linear_sample(S::load(tile.x + k), columns);
+    const V gain = S::load(tile.gain + k), value = bilinear(along_y.weight, along_x.weight, corner);
+    const V grad_y = bilinear(along_y.slope, along_x.weight, corner) * gain * scale_y;
+    const V grad_x = bilinear(along_y.weight, along_x.slope, corner) * gain * scale_x;
+    I pixel;
+    std::memcpy(&pixel, tile.pixel + k, sizeof(pixel));
+    S::store(pixel < 0 ? gain : value, tile.grad_modulation + k);
+    S::store(zip_low(grad_x, grad_y), tile.grad_offset + 2 * k);
+    S::store(zip_high(grad_x, grad_y), tile.grad_offset + 2 * k + S::kWidth);
   }
 }
 }  // namespace

@@ -21,6 +21,7 @@
 #define OPS_DCNV3_VECTOR_BYTES 64
 #include "dcnv3_kernel.h"
 #include "depthwise_kernel.h"
+#include "ms_deform_attn_kernel.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -3,3 +3,4 @@
 #define OPS_DCNV3_VECTOR_BYTES 16
 #include "dcnv3_kernel.h"
 #include "depthwise_kernel.h"
+#include "ms_deform_attn_kernel.h"

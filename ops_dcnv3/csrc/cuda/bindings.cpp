@@ -10,6 +10,8 @@
 #include "dcnv3_launch.h"
 #include "dcnv3_params.h"
 #include "layout.h"
+#include "ms_deform_attn_launch.h"
+#include "ms_deform_attn_params.h"
 #include "roi_pool_launch.h"
 #include "roi_pool_operators.h"
 
@@ -134,10 +136,56 @@ RoiPoolResults roi_pool_backward(const at::Tensor& grad_output, const RoiPoolArg
           result(wanted[2], grad_mask, arguments.mask)};
 }
 
+AttentionInputs pointers(const MsDeformAttnTensors& tensors) {
+  return {tensors.shapes.const_data_ptr<int64_t>(), tensors.starts.const_data_ptr<int64_t>(), pointer(tensors.value),
+          pointer(tensors.locations), pointer(tensors.weights)};
+}
+
+at::Tensor ms_deform_attn(const at::Tensor& value, const at::Tensor& spatial_shapes,
+                          const at::Tensor& level_start_index, const at::Tensor& sampling_locations,
+                          const at::Tensor& attention_weights) {
+  const c10::cuda::CUDAGuard guard(value.device());
+  const MsDeformAttnTensors tensors =
+      make_ms_deform_attn_tensors(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+  const MsDeformAttnParams& p = tensors.p;
+  at::Tensor output = at::empty({p.batch, p.queries, p.heads * p.head_channels}, value.options());
+  C10_CUDA_CHECK(launch_ms_deform_attn_forward(p, element_type(value), pointers(tensors), output.mutable_data_ptr(),
+                                               c10::cuda::getCurrentCUDAStream()));
+  return output;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
+    const at::Tensor& grad_output, const at::Tensor& value, const at::Tensor& spatial_shapes,
+    const at::Tensor& level_start_index, const at::Tensor& sampling_locations, const at::Tensor& attention_weights,
+    std::array<bool, 3> output_mask) {
+  const c10::cuda::CUDAGuard guard(value.device());
+  const MsDeformAttnTensors tensors =
+      make_ms_deform_attn_tensors(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+  const MsDeformAttnParams& p = tensors.p;
+  check_ms_deform_attn_gradient(p, grad_output, value);
+  const at::Tensor grad_out = grad_output.contiguous();
+  const auto options = tensors.locations.options();  // the type of sums
+  auto zeros = [&](bool wanted, const at::Tensor& like) {
+    return wanted ? at::zeros(like.sizes(), options) : at::empty({0}, options);
+  };
+  at::Tensor grad_value = zeros(output_mask[0], value), grad_locations = zeros(output_mask[1], sampling_locations),
+             grad_weights = zeros(output_mask[2], attention_weights);
+  auto get = [](bool wanted, at::Tensor& tensor) { return wanted ? tensor.mutable_data_ptr() : nullptr; };
+  const AttentionGradients gradients{get(output_mask[0], grad_value), get(output_mask[1], grad_locations),
+                                     get(output_mask[2], grad_weights)};
+  C10_CUDA_CHECK(launch_ms_deform_attn_backward(p, element_type(value), grad_out.const_data_ptr(), pointers(tensors),
+                                                gradients, at::globalContext().deterministicAlgorithms(),
+                                                c10::cuda::getCurrentCUDAStream()));
+  return {grad_value.to(value.scalar_type()), grad_locations.to(sampling_locations.scalar_type()),
+          grad_weights.to(value.scalar_type())};
+}
+
 TORCH_LIBRARY_IMPL(ops_dcnv3, CUDA, m) {
   m.impl("dcnv3", dcnv3);
   m.impl("dcnv3_backward", dcnv3_backward);
   RoiPoolOperators<roi_pool, roi_pool_backward>::add_to(m);
+  m.impl("ms_deform_attn", ms_deform_attn);
+  m.impl("ms_deform_attn_backward", ms_deform_attn_backward);
 }
 
 }  // namespace

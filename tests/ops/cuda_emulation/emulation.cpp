@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dcnv3.cu"
+#include "ms_deform_attn.cu"
 #include "roi_pool.cu"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -303,9 +304,44 @@ void run_roi_pool() {
   call.write(error, 0);
 }
 
+void run_ms_deform_attn() {
+  using namespace ops_dcnv3;
+  const bool backward = read<int64_t>(), deterministic = read<int64_t>();
+  const auto type = cuda::ElementType(read<int64_t>());
+  const int64_t max_blocks = read<int64_t>(), shift = read<int64_t>();
+  MsDeformAttnParams p{};
+  for (int64_t* field : {&p.batch, &p.pixels, &p.queries, &p.heads, &p.head_channels, &p.levels, &p.points}) {
+    *field = read<int64_t>();
+  }
+
+  // shapes, starts, value, locations, weights, grad_output; then the output, or three gradients.
+  Call call;
+  call.read_tensors(2, 0, 0, -1);
+  call.read_tensors(backward ? 4 : 3, shift, backward ? 3 : 1, backward ? 0 : -1);
+  auto get = [&](size_t i) { return call.data_or_null(i); };
+  const cuda::AttentionInputs in{static_cast<const int64_t*>(get(0)), static_cast<const int64_t*>(get(1)), get(2),
+                                 get(3), get(4)};
+  cudaError_t error;
+  if (backward) {
+    error = cuda::launch_ms_deform_attn_backward(p, type, get(5), in, {get(6), get(7), get(8)}, deterministic, nullptr,
+                                                 max_blocks);
+  } else {
+    error = cuda::launch_ms_deform_attn_forward(p, type, in, get(5), nullptr, max_blocks);
+  }
+  call.write(error, 0);
+}
+
 }  // namespace
 
 int main() {
-  const auto op = read<int64_t>();
-  op == 0 ? run_dcnv3() : run_roi_pool();
+  switch (read<int64_t>()) {
+    case 0:
+      run_dcnv3();
+      break;
+    case 1:
+      run_roi_pool();
+      break;
+    default:
+      run_ms_deform_attn();
+  }
 }

@@ -27,5 +27,13 @@ cudaError_t launch_roi_pool_backward(const RoiPoolParams&, ElementType, const vo
                                      const void*, const void*, const Gradients&, bool, cudaStream_t, int64_t) {
   return cudaSuccess;
 }
+cudaError_t launch_ms_deform_attn_forward(const MsDeformAttnParams&, ElementType, const AttentionInputs&, void*,
+                                          cudaStream_t, int64_t) {
+  return cudaSuccess;
+}
+cudaError_t launch_ms_deform_attn_backward(const MsDeformAttnParams&, ElementType, const void*, const AttentionInputs&,
+                                           const AttentionGradients&, bool, cudaStream_t, int64_t) {
+  return cudaSuccess;
+}
 
 }  // namespace ops_dcnv3::cuda
