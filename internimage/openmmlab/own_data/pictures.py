@@ -61,8 +61,8 @@ class Found:
     """The data of a folder.
 
     `parts`: pictures by 'train', 'val', 'test'; one part alone is 'all' until it is split. `label_values`,
-    `ignored_values`, `ignore_index`, suffixes: as `datasets.LabelMapDataset` takes them. `folders`: by part those of the
-    images and the label maps. `annotation_files`: by part, where a file in COCO's format can be used as it is.
+    `ignored_values`, `ignore_index`, suffixes: as `datasets.LabelMapDataset` takes them. `folders`: by part, of the
+    images and of the label maps. `annotation_files`: by part, where a file in COCO's format can be used as it is.
     """
 
     format: str
