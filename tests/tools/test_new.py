@@ -13,7 +13,7 @@ from internimage.openmmlab.cli import new
 from internimage.openmmlab.configuration import load_config
 from internimage.openmmlab.datasets import checks
 from internimage.openmmlab.own_data import config as advice
-from internimage.openmmlab.own_data import pictures, read_folder
+from internimage.openmmlab.own_data import pictures, read_folder, report
 from internimage.openmmlab.settings import SETTINGS
 
 FORMATS = {
@@ -33,6 +33,7 @@ MODELS = {'det': 'faster_rcnn_small', 'inst': 'mask_rcnn_small', 'sem': 'upernet
 def run(monkeypatch, data, out, task, *more) -> Path:
     arguments = ['internimage new', str(data), '--task', task, '--model', MODELS[task], '--out', str(out), *more]
     monkeypatch.setattr(sys, 'argv', arguments)
+    monkeypatch.setattr(report, 'SAMPLES', 2)
     new.main()
     (config,) = out.glob('*.py')
     return config
@@ -108,6 +109,14 @@ def test_the_split_depends_on_the_name_alone(tmp_path):
     assert 70 < len(all_of_them['val']) < 130
     assert half['val'] == all_of_them['val'] & set(many[::2])
     assert parts(['one', 'two'])['val'] and parts(['one', 'two'])['train']
+
+
+def test_copies_of_a_picture_stay_in_one_part():
+    every = [pictures.Picture(f'/x/{i}.jpg', 9, 9, same_as=f'/x/{i // 2}.jpg') for i in range(200)]
+    found = pictures.Found('', '/x', ['a'], {'all': every})
+    pictures.split(found)
+    originals = [{each.same_as for each in part} for part in found.parts.values()]
+    assert originals[0].isdisjoint(originals[1]) and min(map(len, originals)) > 5
 
 
 def test_two_files_with_one_image_of_a_name_each(tmp_path):

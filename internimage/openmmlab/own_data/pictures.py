@@ -45,7 +45,7 @@ class Thing:
 class Picture:
     """An image file with its objects, or the file of its label map and the pixels of each class in it (if it was read).
 
-    Width and height in pixels, upright; 0: not read yet.
+    Width and height in pixels, upright; 0: not read yet. `same_as`: the first picture of the same content.
     """
 
     path: str
@@ -54,6 +54,7 @@ class Picture:
     things: list[Thing] = field(default_factory=list)
     label_map: str | None = None
     pixels: Counter = field(default_factory=Counter)
+    same_as: str | None = None
 
 
 @dataclass
@@ -113,6 +114,7 @@ def check_pictures(found: Found, progress=None) -> set[str]:
                 elif (picture.width, picture.height) != size[::-1]:
                     picture.width, picture.height = size
                 files[digest].append((part, picture.path))
+                picture.same_as = files[digest][0][1]
             if size is None:
                 picture.width = picture.height = 0
             elif check_things(picture, found.problems):
@@ -195,8 +197,9 @@ def split(found: Found, fraction: float = VALIDATION) -> None:
             found.folders['train'] = found.folders.pop('all')
     if 'val' not in found.parts and 'train' in found.parts:
         pictures = found.parts['train']
-        ranked = sorted(pictures, key=lambda picture: _rank(picture.path))
-        count = sum(_rank(picture.path) < fraction for picture in pictures)
+        ranks = {picture.path: _rank(picture.same_as or picture.path) for picture in pictures}  # copies stay together
+        ranked = sorted(pictures, key=lambda picture: ranks[picture.path])
+        count = sum(rank < fraction for rank in ranks.values())
         count = min(max(count, 1), len(pictures) - 1)
         chosen = {picture.path for picture in ranked[:count]}
         found.parts['train'] = [picture for picture in pictures if picture.path not in chosen]
