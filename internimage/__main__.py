@@ -16,6 +16,7 @@ COMMANDS = {
         'internimage.openmmlab.cli.export',
         'write a trained model for other programs: ONNX, torch.export, OpenVINO',
     ),
+    'serve': ('internimage.openmmlab.cli.serve', 'a web page for a trained model'),
     'convert': (
         'internimage.openmmlab.cli.convert',
         'convert a checkpoint to the names of this project, or back to the official ones',

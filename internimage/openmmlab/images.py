@@ -5,6 +5,7 @@ import http.client
 import os
 import stat
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -117,22 +118,25 @@ def _fetched(address: str) -> bytes:
     return content
 
 
-def find_files(pattern) -> list[Path]:
-    """The files that the name of a file, a folder (its visible files) or a glob stands for, sorted.
+def find_files(patterns: Iterable) -> list[Path]:
+    """The files that the names of files, folders (their visible files) and globs stand for, sorted within each.
 
     Raises:
-        ImageError: there is none.
+        ImageError: one of them stands for none.
     """
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = [child for child in path.iterdir() if child.is_file() and not child.name.startswith('.')]
-    elif path.exists():
-        found = [path]
-    else:
-        found = [Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match)]
-    if not found:
-        raise ImageError(f'no file found for {pattern}')
-    return sorted(found)
+    files = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            found = [child for child in path.iterdir() if child.is_file() and not child.name.startswith('.')]
+        elif path.exists():
+            found = [path]
+        else:
+            found = [Path(match) for match in glob.glob(str(path), recursive=True) if os.path.isfile(match)]
+        if not found:
+            raise ImageError(f'no file found for {pattern}')
+        files += sorted(found)
+    return files
 
 
 def _file_bytes(path: Path) -> bytes:

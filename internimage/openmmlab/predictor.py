@@ -246,5 +246,5 @@ def _is_glob(text: str) -> bool:
 
 def _images(source) -> Iterable:
     if isinstance(source, (str, os.PathLike)):
-        return [source] if _is_one(source) else find_files(source)
+        return [source] if _is_one(source) else find_files([source])
     return [source] if _is_one(source) else source

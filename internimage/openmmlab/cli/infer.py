@@ -241,7 +241,7 @@ def find_sources(patterns: list[str]) -> list:
         elif pattern.startswith(CAMERA) and pattern.removeprefix(CAMERA).isdecimal():
             sources.append(int(pattern.removeprefix(CAMERA)))
         else:
-            sources += find_files(pattern)
+            sources += find_files([pattern])
     return sources
 
 
