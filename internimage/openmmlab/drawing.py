@@ -77,12 +77,14 @@ def draw_instances(
     shown = [k for k, i in enumerate(kept) if np.isfinite(boxes[i]).all() and (boxes[i, 2:] >= boxes[i, :2]).all()]
     if not shown:
         return picture
-    width = max(1, _font_size(picture) // 6)
+    sides = np.sqrt(np.prod(boxes[[kept[k] for k in shown], 2:] - boxes[[kept[k] for k in shown], :2], axis=1))
+    size = max(11, min(_font_size(picture), round(float(np.median(sides)) / 6)))  # signs are smaller than small objects
+    width = max(1, size // 6)
     corners = np.nan_to_num(boxes).clip(-1, 2 * max(picture.shape)).astype(int)  # numbers that OpenCV takes
     for k in shown:
         x1, y1, x2, y2 = corners[kept[k]].tolist()
         cv2.rectangle(picture, (x1, y1), (x2, y2), tuple(map(int, palette[labels[k]])), width)
-    font = ImageFont.truetype(_font_file(), _font_size(picture))
+    font = ImageFont.truetype(_font_file(), size)
     for k in shown:
         name = classes[labels[k]]
         if 'scores' in found:

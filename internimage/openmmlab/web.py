@@ -32,14 +32,6 @@ def build_page(predictor: Predictor, title: str, examples: list[Path], max_pixel
     """
     import gradio
 
-    class Upload(gradio.Image):
-        """An image whose file is handed over unread: what is wrong with it is said by `read_upload`."""
-
-        is_template = True  # the component of the page is gradio's
-
-        def preprocess(self, payload):
-            return None if payload is None else payload.path
-
     computing = threading.Lock()  # of gradio's queue and of direct calls
     segments = isinstance(predictor.model, BaseSegmentor)
 
@@ -91,32 +83,36 @@ def build_page(predictor: Predictor, title: str, examples: list[Path], max_pixel
         x, y = (int(value) // factor for value in event.index)
         return x, y, *support(image, x, y)
 
+    buttons = dict(buttons=['download', 'fullscreen'])  # without the one that uploads to another site
     queue = dict(concurrency_id='network', concurrency_limit=1)
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown(f'## {title}\n{len(predictor.names)} classes: {_listed(predictor.names)}')
         with gradio.Row():
             with gradio.Column():
-                image = Upload(label='image', sources=['upload', 'clipboard'], elem_id='upload')
+                image = gradio.Image(label='image', sources=['upload', 'clipboard'], elem_id='upload')
+                image.preprocess = lambda file: file and file.path  # unread: `read_upload` says what is wrong with it
                 score_thr = gradio.Slider(0, 1, 0.3, step=0.01, label='score threshold', visible=not segments)
                 run = gradio.Button('predict', variant='primary', elem_id='run')
                 if examples:
                     gradio.Examples([[str(file)] for file in examples], [image], label='examples')
             with gradio.Column():
-                picture = gradio.Image(label='result: click a pixel', format='png', interactive=False, elem_id='result')
+                picture = gradio.Image(
+                    label='result: click a pixel', format='png', interactive=False, elem_id='result', **buttons
+                )
                 said = gradio.Markdown(elem_id='said')
         table = gradio.Dataframe(headers=_headers(segments), label='found', interactive=False, elem_id='table')
         file = gradio.File(label='predictions.json', elem_id='file')
         with gradio.Accordion('JSON', open=False):
             content = gradio.JSON(label='JSON')
         gradio.Markdown(
-            '### What a pixel responds to\nThe place that you click in the result: how strongly each pixel of the image '
-            "moves the backbone's last feature map there, or of a segmentor the score of the class that it sees, and "
-            'where the deformable layers below sample.'
+            '### What a pixel responds to\nClick a place in the result: how strongly each pixel of the image moves the '
+            "backbone's last feature map there, or of a segmentor the score of the class that it sees, and where the "
+            'deformable layers below sample.'
         )
         with gradio.Row():
             x, y = gradio.Number(0, label='x', precision=0), gradio.Number(0, label='y', precision=0)
             ask = gradio.Button('ask about (x, y)')
-        seen = gradio.Image(label='spatial support', interactive=False, elem_id='support')
+        seen = gradio.Image(label='spatial support', interactive=False, elem_id='support', **buttons)
         told = gradio.Markdown(elem_id='told')
 
         found = [picture, table, content, file, said]
