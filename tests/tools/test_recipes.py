@@ -121,9 +121,11 @@ def test_lines_of_a_recipe(lines, config, place, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes(config, place):
+    if torch.cuda.device_count() < 2:
+        pytest.skip('needs two GPUs: mmengine gives every process one')
     (words,) = [words for words in commands('recipes.md') if words[0] == 'torchrun']
     words = [str(config) if word == 'CONFIG' else word for word in words]
-    options = [*SHORT, 'image_scale=(96,64)', 'batch_size=2', 'env_cfg.dist_cfg.backend=gloo']
+    options = [*SHORT, 'image_scale=(96,64)', 'batch_size=2']
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', *words[1:], '--cfg-options', *options],
         capture_output=True,
