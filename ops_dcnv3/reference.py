@@ -195,8 +195,9 @@ def ms_deform_attn(
         t.to(torch.promote_types(dtype, torch.float32)) for t in (value, sampling_locations, attention_weights)
     )
     output = value.new_zeros(batch * heads, queries, channels)
-    levels = zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)
-    for level, ((height, width), start) in enumerate(levels):
+    for level, (shape, start) in enumerate(zip(spatial_shapes, level_start_index, strict=True)):
+        # Not tolist, which torch.func of torch 2.6 refuses.
+        height, width, start = int(shape[0]), int(shape[1]), int(start)
         image = value[:, start : start + height * width].transpose(1, 2).reshape(batch * heads, height, width, channels)
         at = locations[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (N * heads, Q, points, 2)
         x, y = at[..., 0] * width - 0.5, at[..., 1] * height - 0.5

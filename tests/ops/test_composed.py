@@ -95,7 +95,7 @@ class Pool(torch.nn.Module):
 def test_exported_with_symbolic_sizes():
     torch.manual_seed(0)
     offset = torch.randn(len(ROIS), 2, 3, 2)
-    batch, height, width, number = Dim('batch'), Dim('height'), Dim('width'), Dim('number')
+    batch, height, width, number = Dim('batch'), Dim('height'), Dim('width'), Dim('number', max=1000)
     program = torch.export.export(
         Pool(),
         (torch.randn(3, 4, 9, 8), torch.tensor(ROIS), offset),
