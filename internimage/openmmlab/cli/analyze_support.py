@@ -64,7 +64,7 @@ def main() -> None:
     if args.dataset:
         asked = list(true_objects(model, cfg, args))
     else:
-        files = [file for pattern in args.images for file in find_files(pattern)]
+        files = find_files(args.images)
         asked = [pair for file in files for pair in questions(model, file, args)]
     if not asked:
         raise UserError(
