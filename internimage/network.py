@@ -394,7 +394,7 @@ VARIANTS = dict(
 
 
 def build_variant(name: str, **overrides) -> InternImage:
-    """InternImage by the name of a published model: 't', 's', 'b', 'l', 'xl', 'h', 'g', or 'small'.
+    """InternImage by the name of a variant, a key of ``VARIANTS``: the published 't' to 'g', or one of this project.
 
     Raises:
         ValueError: no such variant.

@@ -352,7 +352,7 @@ def network_makers(labels: dict, size, peers: list[str], args, machine: Machine)
 
 def intern_image(variant: str) -> nn.Module:
     """As in detection configs: their layer scale starts at 1, where a variant has one."""
-    options = {} if variant in ('small', 'h', 'g') else dict(layer_scale=1.0)
+    options = dict(layer_scale=1.0) if variant in ('t', 's', 'b', 'l', 'xl') else {}
     return spread_offsets(build_variant(variant, drop_path_rate=0.0, **options))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from internimage import build_variant
-from internimage.analysis import count
+from internimage.analysis import complexity, count
 
 
 def test_a_model_of_torch_and_its_optimizer():
@@ -25,6 +25,13 @@ def test_a_pass_of_ones_own_is_counted():
     cost = count(lambda: build_variant('small'), (64, 96), forward=lambda model, image: model.forward_stem(image))
     conv1, conv2 = 32 * 48 * 16 * 27, 16 * 24 * 32 * 16 * 9
     assert cost.total.flops == conv1 + conv2
+
+
+def test_every_operator_with_gradients_is_counted():
+    """One without a formula would cost nothing."""
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith('ops_dcnv3::')]
+    counted = {operator._qualified_op_name for operator in complexity._formulas()}
+    assert {name.removesuffix('_backward') for name in names if name.endswith('_backward')} <= counted
 
 
 def test_a_shape_that_is_none():

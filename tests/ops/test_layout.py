@@ -109,6 +109,12 @@ OPERATORS |= {
 }
 
 
+def test_every_operator_with_gradients_is_here():
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith('ops_dcnv3::')]
+    with_gradients = {name.removesuffix('_backward') for name in names if name.endswith('_backward')}
+    assert with_gradients == {f'ops_dcnv3::{name}' for name in OPERATORS}
+
+
 def check(operators, name):
     operator, backward = (getattr(operators, each) for each in (name, f'{name}_backward'))
     fakes = [getattr(torch.ops.ops_dcnv3, each) for each in (name, f'{name}_backward')]
