@@ -61,13 +61,18 @@ def compare_detections(expected: Arrays, found: Arrays) -> Agreement:
 
     Each detection needs a partner with the same label, in any order, whose score, corners and mask are the same but for
     rounding (`MOST_SCORE`, `MOST_PIXELS`, `MOST_MASK`).
+
+    Where scores are equal to the bit, as those of saturated sigmoids, chance decides which are kept. Such detections
+    are no exception to the rule, or nothing of them would be compared; the fault says how many there are.
     """
-    agreement, total, lonely = Agreement(), 0, 0
+    agreement, total, lonely, equal = Agreement(), 0, 0, 0
     score, corner, mask = 0.0, 0.0, 0.0
     for i in range(len(expected['scores'])):
         wanted = np.flatnonzero(expected['scores'][i] > 0)
         free = list(np.flatnonzero(found['scores'][i] > 0))
         total += len(wanted)
+        counts = np.unique(expected['scores'][i, wanted], return_counts=True)[1]
+        equal += counts[counts > 1].sum()
         for k in wanted:
             partners = [j for j in free if found['labels'][i, j] == expected['labels'][i, k]]
             corners = {j: np.abs(found['boxes'][i, j] - expected['boxes'][i, k]).max() for j in partners}
@@ -90,7 +95,8 @@ def compare_detections(expected: Arrays, found: Arrays) -> Agreement:
     if 'masks' in expected:
         agreement.bound('masks (share of their pixels)', mask, MOST_MASK)
     if lonely > MOST_UNMATCHED * total:
-        agreement.faults.append(f'{lonely} detections have no partner among {total}')
+        why = f', of which {equal} share their score with others: which of equals are kept is chance' if equal else ''
+        agreement.faults.append(f'{lonely} detections have no partner among {total}{why}')
     elif lonely:
         agreement.notes.append(f'{lonely} without a partner, at a threshold')
     return agreement

@@ -137,6 +137,13 @@ def test_detections_that_differ_are_found(other):
     assert compare_detections(detections((3, 0.9, 1), (20, 0.8, 0)), detections(*other)).faults
 
 
+def test_equal_scores_are_no_excuse_but_are_said():
+    expected, found = detections((3, 1.0, 1), (20, 1.0, 1), (40, 0.8, 0)), detections((3, 1.0, 1), (40, 0.8, 0))
+    fault = '1 detections have no partner among 3, of which 2 share their score with others: which of equals are kept '
+    assert compare_detections(expected, found).faults == [f'{fault}is chance']
+    assert compare_detections(found, expected).faults == ['1 detections have no partner among 2']
+
+
 def test_masks_that_differ_are_found():
     expected, found = detections((3, 0.9, 1)), detections((3, 0.9, 1))
     found['masks'][0, 0, 0, 3] = False

@@ -22,7 +22,8 @@ CONFIGS = dict(
 )
 # Layers that start so small that all classes, boxes and samples look alike, and how far their weights spread here.
 SPREAD = {
-    1.0: ('fc_cls', 'cls_maps', 'conv_seg', 'cls_branches', 'cls_embed', 'mask_embed'),
+    1.0: ('fc_cls', 'cls_maps', 'conv_seg', 'cls_embed', 'mask_embed'),
+    0.2: ('cls_branches',),  # with more, the best sigmoids are exactly 1, and which of them are kept is chance
     0.15: ('fc_reg', 'rpn', 'logits', 'offset', 'mask_fc', 'box_maps', 'dcn.mask', 'reg_branches'),
 }
 
@@ -80,7 +81,8 @@ def test_what_is_traced_finds_what_the_model_finds(name):
     agreement = network.compare(expected, found)
     assert not agreement.faults, agreement
     if 'scores' in expected:
-        assert (expected['scores'] > 0).sum() > 5 and len(set(expected['labels'].ravel())) > 1
+        scores = expected['scores'][expected['scores'] > 0]
+        assert len(scores) > 5 and len(set(scores)) > 0.9 * len(scores) and len(set(expected['labels'].ravel())) > 1
     else:
         assert len(set(expected['label_map'].ravel())) > 1
     if 'masks' in expected:
