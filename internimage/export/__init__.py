@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..errors import UserError
 from .comparing import Agreement
 from .formats import FORMATS, RUN, WRITE
 from .network import Backbone, Exportable, example_image
@@ -43,7 +44,7 @@ SMALLEST = 32  # pixels of a side: the stride of the last stage
 RUNNER = Path(__file__).with_name('run_onnx.py')  # a program of its own: it imports nothing of this package
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """The network cannot be exported, or the exported one differs. One line; no file was written."""
 
 

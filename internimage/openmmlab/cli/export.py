@@ -8,6 +8,7 @@ mean, std, ...) and, for ONNX, run_onnx.py, which needs onnxruntime, numpy and P
 """
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,11 +20,13 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ...checkpoint import load_pretrained_backbone
+from ...errors import UserError
 from ...export import FORMATS, LEAST_SIDE, RUNNER, Backbone, ExportError, export, other_size
+from ...files import whole_file
 from ..cfg_options import CfgOptions
 from ..export import exportable, sidecar
 from ..inference import load_model, read_image
-from .common import UserError, blame, check_writable, load_config, one_line_errors, scope, write_whole
+from .common import blame, check_writable, load_config, one_line_errors, scope
 
 
 @one_line_errors
@@ -49,7 +52,8 @@ def main() -> None:
         done = export(network, out, args.format, size, image, progress=lambda text: print(f'  {text}', flush=True))
     except ExportError as error:
         raise UserError(f'config {args.config}: {error}') from error
-    write_whole(description, Path(f'{out}.json'))
+    with whole_file(f'{out}.json') as part:
+        part.write_text(json.dumps(description, indent=1) + '\n')
     beside = [f'{out}.json']
     if args.format == 'onnx' and not isinstance(network, Backbone):
         beside.append(str(shutil.copy(RUNNER, out.parent)))
