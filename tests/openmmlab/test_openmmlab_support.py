@@ -298,6 +298,8 @@ class TestCommand:
             ),
             (['--point', 9, 3, '--module', 'neck:x'], 'NAME or NAME:INDEX'),
             (['--box', 10, 10, 10, 40], r'must have an area, X1 < X2 and Y1 < Y2, got'),
+            (['--box', 96, 10, 120, 40], '--box must be on the image of 96 x 72 pixels'),
+            (['--box', 10, 10, 50, 40, '--label', 2], '--label must be from 0 to 1, got 2'),
             (['--score-thr', 0.99], 'no detection above the threshold'),
             (['--layers', 'backbone.norm*', '--score-thr', 0], "no module fits the pattern 'backbone.norm*'"),
             (['--module', 'neck'], '--module needs --point'),
@@ -309,7 +311,8 @@ class TestCommand:
         with pytest.raises(SystemExit) as stop:
             self.run(monkeypatch, *files, *options, '--out-dir', tmp_path / 'out')
         assert stop.value.code == 2
-        error = capsys.readouterr().err
+        output, error = capsys.readouterr()
+        assert 'ETA' not in output  # before the progress starts
         assert message in error and error.startswith('error: ') and error.count('\n') == 1
 
     def test_a_model_without_deformable_layers(self, picture, monkeypatch, tmp_path, capsys):
@@ -317,4 +320,6 @@ class TestCommand:
         files = picture, tmp_path / 'config.py', tmp_path / 'model.pth'
         with pytest.raises(SystemExit):
             self.run(monkeypatch, *files, '--score-thr', 0, '--view', 'sampling', '--out-dir', tmp_path / 'out')
-        assert 'MaskRCNN has no deformable layer; name plain convolutions' in capsys.readouterr().err
+        output, error = capsys.readouterr()
+        assert 'MaskRCNN has no deformable layer; name plain convolutions' in error and '--layers' in error
+        assert 'ETA' not in output

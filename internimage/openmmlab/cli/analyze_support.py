@@ -25,12 +25,15 @@ from mmengine.registry import DATASETS
 from mmseg.models import BaseSegmentor
 
 from ...analysis import (
+    SupportError,
     effective_receptive_field,
     effective_sampling_locations,
     layer_points,
     offset_numbers,
     salient_region,
 )
+from ...analysis.support.nodes import find_module
+from ...analysis.support.views import find_layers
 from ...files import whole_file
 from ..cfg_options import CfgOptions
 from ..configuration import leaf_datasets
@@ -61,6 +64,14 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     with blame(f'config {args.config}: model'):
         model = load_model(cfg, args.checkpoint, device)
+    layers = layer_names(model, args.layers)
+    if 'sampling' in args.view:
+        try:
+            find_layers(model, layers)
+        except SupportError as error:
+            raise UserError(f"{error}: give --layers 'backbone.layer[234].*.conv2', or leave out the view") from error
+    if args.module:
+        find_module(model, split_module(args.module)[0])
     if args.dataset:
         asked = list(true_objects(model, cfg, args))
     else:
@@ -72,7 +83,6 @@ def main() -> None:
             '--score-thr, or give --point or --box'
         )
 
-    layers = layer_names(model, args.layers)
     records, names, last = [], set(), None
     progress = mmengine.ProgressBar(len(asked) * len(args.view), file=sys.stdout)
     try:
@@ -97,6 +107,9 @@ def main() -> None:
             records.append(record)
             with whole_file(out_dir / 'support.json') as part:
                 part.write_text(json.dumps(records, indent=1) + '\n')
+    except UserError:
+        print()  # the line of the progress bar ends
+        raise
     except OSError as error:
         raise UserError(f'{error.filename or out_dir}: {error.strerror}; {len(records)} nodes are done') from error
     except KeyboardInterrupt:
@@ -120,6 +133,11 @@ def questions(model, file: Path, args: argparse.Namespace):
         x1, y1, x2, y2 = args.box
         if not (x1 < x2 and y1 < y2):
             raise UserError(f'--box must have an area, X1 < X2 and Y1 < Y2, got {args.box}')
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            raise UserError(f'--box must be on the image of {width} x {height} pixels, got {args.box}')
+        classes = len(model.dataset_meta['classes'])
+        if args.label is not None and not 0 <= args.label < classes:
+            raise UserError(f'--label must be from 0 to {classes - 1}, got {args.label}')
         found = [ask_about_box(model, prepared, args.box, args.label, of=args.of)]
     elif isinstance(model, BaseSegmentor):
         raise UserError('a segmentor has no detections: give --point X Y')
