@@ -3,7 +3,7 @@
     python run_onnx.py model.onnx photo.jpg [drawn.png]
 
 prints the detections, in pixels of the photo, or the share of each class of a segmentor. The third file gets the photo
-with the boxes, or the label map.
+with the boxes, or the label map: class indices, shown in colours by a palette.
 """
 
 import json
@@ -37,6 +37,7 @@ def main(model: str, photo: str, drawn: str | None = None, least_score: float = 
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             print(f'{about["classes"][label]}: {count / labels.size:.1%}')
         picture = Image.fromarray(labels.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+        picture.putpalette([0, 0, 0, *np.random.default_rng(0).integers(40, 256, 255 * 3).tolist()])
     else:
         draw = ImageDraw.Draw(picture)
         for box, score, label in zip(*(found[name][0] for name in ('boxes', 'scores', 'labels')), strict=True):
