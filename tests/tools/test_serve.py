@@ -272,11 +272,12 @@ class Page:
         ActionChains(self.chrome).move_to_element_with_offset(element, int(x), int(y)).click().perform()
 
     def error(self) -> str:
-        """The message in the corner, which is closed."""
-        toast = self.wait('.toast-body.error', lambda element: element.text.strip())
-        text = toast.text
+        """The message in the corner, which is closed and gone after that."""
+        texts = []
+        self.wait('.toast-body.error', lambda element: texts.append(element.text.strip()) or texts[-1])
         self.wait('.toast-close').click()
-        return text
+        self.wait('body', lambda body: not body.find_elements('css selector', '.toast-body'))
+        return texts[-1]
 
 
 @pytest.mark.slow
