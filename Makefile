@@ -52,7 +52,7 @@ demo: setup
 # A worker per core, of one thread each: threads of several workers would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile
 test: setup cuda lint
-	@echo "== tests (about 10 minutes on 2 cores)"
+	@echo "== tests (about 8 minutes on 2 cores)"
 	@$(PYTEST) -m "not slow"
 
 slow: setup

@@ -28,7 +28,7 @@ WITH_TTA = (
     'segformer_internimage_l_512x1024_160k_mapillary2cityscapes',
     'mask2former_internimage_h_480_40k_nyu',
 )
-DUPLICATE = re.compile(r'internimage_(s|b|xl|g)_|_ss$|upernet_internimage_l_(640|512x1024_160k_cityscapes)')
+DUPLICATE = re.compile(r'internimage_(s|b|xl|g)_|_ss$|upernet_internimage_l_(640|512x1024_160k)|h_1024x1024')
 CONFIGS = [
     pytest.param(
         path, marks=[pytest.mark.slow] if DUPLICATE.search(path.stem) else [], id=f'{path.parent.name}/{path.stem}'

@@ -180,7 +180,9 @@ def test_plot_without_matplotlib(capsys, monkeypatch):
     assert exit.value.code == 2 and 'needs matplotlib' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('command', ['op', 'layer', 'roi', 'model'])
+@pytest.mark.parametrize(
+    'command', ['op', 'model', *(pytest.param(c, marks=pytest.mark.slow) for c in ('layer', 'roi'))]
+)
 def test_it_needs_nothing_of_openmmlab(command):
     absent = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'matplotlib'
     options = ['--rois', '3'] if command == 'roi' else ['--variant', 'small']

@@ -263,6 +263,7 @@ def test_inputs_that_vectors_do_not_fit(emulate, dtype, group_channels):
     check(emulate, make_inputs(dtype=dtype, group_channels=group_channels), shift=dtype.itemsize)
 
 
+@pytest.mark.slow  # compiles the emulation once more
 @pytest.mark.parametrize('dtype, group_channels', [(torch.float32, 16), (torch.float16, 16), (torch.float32, 5)])
 def test_without_vector_atomics(emulate, dtype, group_channels):
     check(emulate, make_inputs(dtype=dtype, group_channels=group_channels), architecture=800)

@@ -113,6 +113,7 @@ def test_tensors_off_their_alignment(emulate, dtype):
     check(emulate, make_inputs(dtype=dtype), shift=8)
 
 
+@pytest.mark.slow  # compiles the emulation once more
 def test_without_vector_atomics(emulate):
     check(emulate, make_inputs(channels=16, dtype=torch.float32), architecture=800)
 
