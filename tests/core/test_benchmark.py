@@ -181,7 +181,7 @@ def test_plot_without_matplotlib(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'command', ['op', 'model', *(pytest.param(c, marks=pytest.mark.slow) for c in ('layer', 'roi'))]
+    'command', ['op', *(pytest.param(c, marks=pytest.mark.slow) for c in ('layer', 'roi', 'model'))]
 )
 def test_it_needs_nothing_of_openmmlab(command):
     absent = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'matplotlib'

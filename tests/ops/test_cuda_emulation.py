@@ -213,7 +213,7 @@ def test_largest_window(emulate, dtype, most):
     emulate(tensors, options, grad_output, error=INVALID_CONFIGURATION)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_geometry(emulate, data):
     draw = data.draw

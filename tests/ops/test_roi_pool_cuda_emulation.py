@@ -145,7 +145,7 @@ def test_types_and_channels(emulate, depth, dtype, deterministic):
     check(emulate, inputs, deterministic=deterministic)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_arguments(emulate, data):
     draw = data.draw
