@@ -43,9 +43,9 @@ __device__ inline AttentionPoint<A> point_of(const MsDeformAttnParams& p, const 
   AttentionPoint<A> found;
   const A x = attention_position(in.locations[2 * point], A(level.width));
   const A y = attention_position(in.locations[2 * point + 1], A(level.height));
-  found.touches = is_inside(level, p.pixels) && touches_image(x, A(level.width)) && touches_image(y, A(level.height));
-  found.outside = x != x ? x : y != y ? y : A(0);
-  if (!is_inside(level, p.pixels)) found.outside = A(0) / A(0);
+  const bool inside = is_inside(level, p.pixels);
+  found.touches = inside && touches_image(x, A(level.width)) && touches_image(y, A(level.height));
+  found.outside = !inside ? A(0) / A(0) : x != x ? x : y != y ? y : A(0);
   if (found.touches) {
     found.x = linear_sample(x, int32_t(level.width));
     found.y = linear_sample(y, int32_t(level.height));
